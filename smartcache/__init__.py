@@ -1,0 +1,1 @@
+"""An async cache for predictions that age faster as kickoff nears."""
