@@ -1,0 +1,167 @@
+"""The programs the stack runs that are not Python: where they are, and how they get here.
+
+A program is taken from the PATH, else from the Debian package that holds it, unpacked under ``.stack/debian``
+without being installed: no root is needed and no system service starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["PACKAGES", "TOOLS", "ToolMissingError", "find_tool", "look_up_tool"]
+
+#: The checkout this code runs from.
+ROOT: Final = Path(__file__).resolve().parent.parent
+#: Where packages are unpacked, one folder each; shared by every stack of this checkout.
+UNPACKED: Final = ROOT / ".stack" / "debian"
+
+
+class ToolMissingError(RuntimeError):
+    """A program is neither on the PATH nor could it be fetched; the message names the command that installs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program by its upstream name, and the Debian package that has it.
+
+    Attributes:
+        binaries: names it goes by, upstream's first.
+        package: the Debian package; None when Debian has none.
+        install: what to do by hand.
+    """
+
+    binaries: tuple[str, ...]
+    package: str | None
+    install: str
+
+
+def _debian(package: str, *binaries: str) -> Tool:
+    return Tool(binaries, package, f"apt-get install --no-install-recommends {package}")
+
+
+TOOLS: Final[Mapping[str, Tool]] = {
+    "prometheus": _debian("prometheus", "prometheus"),
+    "promtool": _debian("prometheus", "promtool"),
+    "alertmanager": _debian("prometheus-alertmanager", "alertmanager", "prometheus-alertmanager"),
+    "amtool": _debian("prometheus-alertmanager", "amtool"),
+    "redis_exporter": _debian("prometheus-redis-exporter", "redis_exporter", "prometheus-redis-exporter"),
+    "grafana": Tool(
+        ("grafana", "grafana-server"),
+        None,
+        "put Grafana's bin folder on the PATH (grafana.com/grafana/download)",
+    ),
+    "jaeger": Tool(("jaeger",), None, "put Jaeger 2's binary on the PATH (jaegertracing.io/download)"),
+}
+
+#: Packages that must be unpacked together. Debian's Prometheus links its web pages to these shared libraries.
+PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "prometheus": (
+        "prometheus",
+        "fonts-glyphicons-halflings",
+        "libjs-bootstrap4",
+        "libjs-d3",
+        "libjs-eonasdan-bootstrap-datetimepicker",
+        "libjs-jquery",
+        "libjs-jquery-hotkeys",
+        "libjs-moment",
+        "libjs-moment-timezone",
+        "libjs-mustache",
+        "libjs-popper.js",
+        "libjs-rickshaw",
+    ),
+    "prometheus-alertmanager": ("prometheus-alertmanager",),
+    "prometheus-redis-exporter": ("prometheus-redis-exporter",),
+}
+
+
+def look_up_tool(name: str) -> Path | None:
+    """The program called ``name`` if it is here already, by any name it goes by; None if it is not."""
+    tool = _tool(name)
+    for binary in tool.binaries:
+        if on_path := shutil.which(binary):
+            return Path(on_path)
+    if tool.package is not None:
+        for binary in tool.binaries:
+            unpacked = UNPACKED / tool.package / "usr" / "bin" / binary
+            if unpacked.exists():
+                return unpacked
+    return None
+
+
+def find_tool(name: str) -> Path:
+    """The program called ``name``, fetched first if need be; ToolMissingError when it cannot be had."""
+    if found := look_up_tool(name):
+        return found
+    tool = _tool(name)
+    if tool.package is None:
+        raise ToolMissingError(f"{name} is not on the PATH: {tool.install}")
+    for command in ("apt-get", "dpkg"):
+        if shutil.which(command) is None:
+            raise ToolMissingError(
+                f"{name} is not on the PATH, and without {command} its Debian package cannot be unpacked: "
+                f"put {name} on the PATH (on Debian: {tool.install})"
+            )
+    _unpack(tool)
+    if found := look_up_tool(name):
+        return found
+    raise ToolMissingError(f"the Debian package {tool.package} holds no {name}: {tool.install}")
+
+
+def _tool(name: str) -> Tool:
+    for known, tool in TOOLS.items():
+        if name == known or name in tool.binaries:
+            return tool
+    raise ToolMissingError(f"no tool is called {name!r}; known are {', '.join(TOOLS)}")
+
+
+def _unpack(tool: Tool) -> None:
+    """Bring the tool's package into ``UNPACKED``, whole or not at all, whoever else tries at the same time."""
+    assert tool.package is not None
+    UNPACKED.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=UNPACKED, prefix=f".{tool.package}-") as scratch:
+        work = Path(scratch)
+        try:
+            _download(PACKAGES[tool.package], work)
+            tree = work / "tree"
+            for archive in sorted(work.glob("*.deb")):
+                _run(["dpkg", "-x", str(archive), str(tree)], work)
+        except subprocess.CalledProcessError as failed:
+            raise ToolMissingError(
+                f"the Debian package {tool.package} could not be fetched: {failed.stderr.strip()}\n"
+                f"install it with: {tool.install}"
+            ) from None
+        try:
+            tree.rename(UNPACKED / tool.package)
+        except OSError:  # another process was first, and its copy is as good
+            if not (UNPACKED / tool.package).is_dir():
+                raise
+
+
+def _download(packages: tuple[str, ...], folder: Path) -> None:
+    download = ["apt-get", "download", "--quiet", *packages]
+    try:
+        _run(download, folder)
+    except subprocess.CalledProcessError:
+        # The system's package lists are missing or out of date: fetch lists of our own, as any user can.
+        lists = UNPACKED.parent / "apt"
+        (lists / "lists" / "partial").mkdir(parents=True, exist_ok=True)
+        (lists / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)
+        own = [f"-oDir::State::Lists={lists / 'lists'}", f"-oDir::Cache={lists / 'cache'}"]
+        _run(["apt-get", "update", "--quiet", *own], folder)
+        _run([*download, *own], folder)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    # As root apt drops to a user that may not read this folder, and warns; stay who we are.
+    if command[0] == "apt-get":
+        command = [*command, "-oAPT::Sandbox::User=root"]
+    subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
+    )
