@@ -24,7 +24,7 @@ UNPACKED: Final = ROOT / ".stack" / "debian"
 
 
 class ToolMissingError(RuntimeError):
-    """A program is neither on the PATH nor could it be fetched; the message names the command that installs it."""
+    """A program could not be had; the message names the command that installs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _tool(name: str) -> Tool:
 
 
 def _unpack(tool: Tool) -> None:
-    """Bring the tool's package into ``UNPACKED``, whole or not at all, whoever else tries at the same time."""
+    """Bring the tool's package into ``UNPACKED``, whole or not at all, whoever else tries at once."""
     assert tool.package is not None
     UNPACKED.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=UNPACKED, prefix=f".{tool.package}-") as scratch:
