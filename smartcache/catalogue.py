@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from smartcache.objectives import (
+    AVAILABILITY,
     COMPUTE_P95,
     HIT_RATIO,
     LATENCY_MEAN,
     LATENCY_P99,
     PROMISE,
     VIX_PANIC,
-    AVAILABILITY,
     Objective,
 )
 
@@ -66,12 +66,39 @@ REQUEST_BUCKETS: Final = (
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.05, LATENCY_P99.threshold, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
-COMPUTE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, COMPUTE_P95.threshold, 2.5, 5.0, 10.0)
+COMPUTE_BUCKETS: Final = (
+    0.001,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    COMPUTE_P95.threshold,
+    2.5,
+    5.0,
+    10.0,
+)
 STORE_BUCKETS: Final = (
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 )  # fmt: skip
 #: Age edges in seconds: one at each zone's TTL, one at twice it (the end of the stale window).
-AGE_BUCKETS: Final = (1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0)
+AGE_BUCKETS: Final = (
+    1.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    900.0,
+    1800.0,
+    3600.0,
+    7200.0,
+    21600.0,
+    43200.0,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +129,7 @@ class Family:
         joint: true when the family is a sum over the cells of joint outcomes that requests commit.
         by_exporter: true when the exporter itself produces it.
         absent_when_idle: true when no sample is exposed while there is nothing to say.
+        elapsed: true when processes record an instant of the monotonic clock and the time since is exposed.
         objective: the objective it serves, if any.
     """
 
@@ -116,6 +144,7 @@ class Family:
     joint: bool = False
     by_exporter: bool = False
     absent_when_idle: bool = False
+    elapsed: bool = False
     objective: Objective | None = None
 
     def label(self, name: str) -> Label:
@@ -257,7 +286,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
            unit="bytes"),
     Family("smartcache_memory_evictions_total", "counter", "Entries evicted from memory tiers for room.", "memory"),
     Family("smartcache_bus_lag_seconds", "gauge", "Longest time for which a process has heard nothing on the bus.",
-           "bus", unit="seconds", combine="max", absent_when_idle=True),
+           "bus", unit="seconds", combine="max", absent_when_idle=True, elapsed=True),
     Family("smartcache_bus_messages_total", "counter", "Bus messages applied.", "bus",
            (Label("kind", ("invalidate", "ticks")),)),
     Family("smartcache_bus_gaps_total", "counter",
@@ -332,7 +361,6 @@ RULES: Final[tuple[RecordingRule, ...]] = (
 )  # fmt: skip
 
 RULE: Final[Mapping[str, RecordingRule]] = {rule.record: rule for rule in RULES}
-
 
 
 def _zone_statistic(zone: str, range_: str) -> Statistic:
