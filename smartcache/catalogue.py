@@ -325,8 +325,8 @@ BURN_WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 RULES: Final[tuple[RecordingRule, ...]] = (
     _ratio("smartcache:hit_ratio:rate5m", 'smartcache_lookups_total{result=~"hit_fresh|hit_stale"}',
            "smartcache_lookups_total", "5m", "Share of lookups that found a value they could serve.", HIT_RATIO),
-    _ratio("smartcache:served_from_cache_ratio:rate5m", 'smartcache_requests_total{strategy=~"serve_fresh|serve_stale"}',
-           "smartcache_requests_total", "5m",
+    _ratio("smartcache:served_from_cache_ratio:rate5m",
+           'smartcache_requests_total{strategy=~"serve_fresh|serve_stale"}', "smartcache_requests_total", "5m",
            "Share of all requests served from the cache; bypasses count against it, so a panic shows.", None),
     _ratio("smartcache:vix_panic_ratio:rate5m", 'smartcache_vix_evaluations_total{status="panic"}',
            "smartcache_vix_evaluations_total", "5m", "Share of volatility judgements that were a panic.", VIX_PANIC),
@@ -354,8 +354,8 @@ RULES: Final[tuple[RecordingRule, ...]] = (
                   "95th percentile of computes.", "seconds", COMPUTE_P95),
     *(
         _ratio(f"smartcache:http_error_ratio:rate{window}", 'smartcache_http_requests_total{code=~"5.."}',
-               "smartcache_http_requests_total", window, f"Share of HTTP answers that were server errors, over {window}.",
-               AVAILABILITY)
+               "smartcache_http_requests_total", window,
+               f"Share of HTTP answers that were server errors, over {window}.", AVAILABILITY)
         for window in BURN_WINDOWS
     ),
 )  # fmt: skip

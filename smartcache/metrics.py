@@ -1,0 +1,402 @@
+"""The recorder: every number the engine counts, in one block of memory per process.
+
+With a directory the memory is a file mapped and shared, so that an exporter in another process can read it and a killed
+process keeps its share. Without one it is plain memory.
+
+Several threads may record at once. In CPython a cell's ``cells[i] += 1`` is a load, an add and a store between which the
+interpreter never hands over the GIL (it does so at function entry and at backward jumps), so no count is lost and
+no lock is needed. ``tests/smartcache/test_metrics.py`` holds this to account.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import random
+import secrets
+import warnings
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from smartcache.catalogue import CATEGORIES, FAMILY, REQUEST_BUCKETS, STATISTIC, STRATEGIES
+from smartcache.clock import Clock, SystemClock
+from smartcache.layout import Layout
+from smartcache.snapshot import Snapshot, Totals, decode, derive, totals
+from smartcache.tags import MARKETS
+
+__all__ = ["MAGIC", "SUFFIX", "CacheMetrics", "Counter", "Gauge", "Histogram"]
+
+#: First bytes of a metrics file; then the header's length (8 bytes, little endian), the header (JSON), the cells.
+MAGIC: Final = b"SMCACHE1"
+SUFFIX: Final = ".metrics"
+_PAGE: Final = 4096
+
+
+class _Handle:
+    """A place in the memory; it moves when a fork gives the process a memory of its own."""
+
+    __slots__ = ("_cell", "_edges", "_floats", "_ints")
+
+    def __init__(self, ints: memoryview[int], floats: memoryview[float], cell: int, edges: tuple[float, ...]) -> None:
+        self._cell = cell
+        self._edges = edges
+        self.rebind(ints, floats)
+
+    def rebind(self, ints: memoryview[int], floats: memoryview[float]) -> None:
+        """Point to another memory of the same layout."""
+        self._ints = ints
+        self._floats = floats
+
+
+class Counter(_Handle):
+    """A count that only grows."""
+
+    __slots__ = ()
+
+    def add(self, amount: int = 1) -> None:
+        """Add ``amount``, a whole number of at least 0."""
+        self._ints[self._cell] += amount
+
+
+class Gauge(_Handle):
+    """A value that goes up and down."""
+
+    __slots__ = ()
+
+    def set(self, value: float) -> None:
+        """Say what the value is now, in the family's unit."""
+        self._floats[self._cell] = value
+
+    def add(self, amount: float) -> None:
+        """Move the value by ``amount``."""
+        self._floats[self._cell] += amount
+
+
+class Histogram(_Handle):
+    """Observations sorted into buckets."""
+
+    __slots__ = ()
+
+    def observe(self, value: float) -> None:
+        """Take in one observation, in the family's unit."""
+        self._ints[self._cell + bisect_left(self._edges, value)] += 1
+        self._floats[self._cell + len(self._edges) + 1] += value
+
+
+_H = TypeVar("_H", bound=_Handle)
+
+
+class CacheMetrics:
+    """What one process counted.
+
+    Args:
+        directory: where the file goes that an exporter reads; None for plain memory, ``""`` to take
+            ``SMARTCACHE_METRICS_DIR`` from the environment at first use.
+        domains: values of the configured label domains; markets default to the engine's twelve.
+        clock: where now comes from.
+        rng: a source of draws from [0, 1), for latency sampling.
+
+    The memory is made on first use. A forked child makes its own.
+    """
+
+    # Set when the memory is made; reading one before that makes it.
+    _fd: int | None
+    _path: Path | None
+    _ints: memoryview[int]
+    _floats: memoryview[float]
+    _latency: list[int]
+    _increments: dict[str, int]
+    _slot: int
+    _slot_end: float
+    _slowest: float
+    _fastest: float
+
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        domains: Mapping[str, Sequence[str]] | None = None,
+        clock: Clock | None = None,
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._directory = directory
+        self._clock: Clock = clock or SystemClock()
+        self._rng = rng
+        self.layout: Final = Layout({"market": MARKETS, **(domains or {})})
+        self._rate = 1.0
+        self._baseline: dict[str, Totals] = {}
+        self._forget_extremes()
+        self._handles: dict[tuple[str, tuple[str, ...]], _Handle] = {}
+        _instances.add(self)
+
+    # -- recording ---------------------------------------------------------------------------------------------------
+
+    def request(self, cell: int, strategy: int, seconds: float, now: float) -> None:
+        """Count one request that ended.
+
+        Args:
+            cell: its joint cell, the sum of :meth:`Layout.position` over the five axes.
+            strategy: position of its strategy in ``catalogue.STRATEGIES``.
+            seconds: from asking to the answer.
+            now: the monotonic clock at its end.
+        """
+        ints = self._ints
+        floats = self._floats
+        if self._rate == 1.0 or self._rng() < self._rate:
+            first = self._latency[strategy]
+            ints[first + bisect_left(REQUEST_BUCKETS, seconds)] += 1
+            floats[first + _LATENCY_SUM] += seconds
+        if now >= self._slot_end:
+            self._next_slot(now)
+        if seconds > floats[self._slot + 1]:
+            floats[self._slot + 1] = seconds
+        if seconds < floats[self._slot + 2]:
+            floats[self._slot + 2] = seconds
+        if seconds > self._slowest:
+            self._slowest = seconds
+        if seconds < self._fastest:
+            self._fastest = seconds
+        ints[cell] += 1
+
+    def counter(self, name: str, **labels: str) -> Counter:
+        """The handle of a counter; resolve it once and keep it.
+
+        Raises:
+            KeyError, ValueError: no such metric or label value.
+        """
+        return self._handle(name, labels, Counter)
+
+    def gauge(self, name: str, **labels: str) -> Gauge:
+        """The handle of a gauge; resolve it once and keep it.
+
+        Raises:
+            KeyError, ValueError: no such metric or label value.
+        """
+        return self._handle(name, labels, Gauge)
+
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        """The handle of a histogram; resolve it once and keep it.
+
+        Raises:
+            KeyError, ValueError: no such metric or label value.
+        """
+        return self._handle(name, labels, Histogram)
+
+    def increment(self, name: str, value: int = 1) -> None:
+        """Add ``value`` to one of the counted statistics by name.
+
+        Raises:
+            ValueError: not a statistic that can be added to by itself, or a negative value.
+        """
+        if type(value) is not int or value < 0:
+            raise ValueError(f"{name} can only grow, by a whole number; got {value!r}")
+        cell = self._increments.get(name)
+        if cell is None:
+            raise ValueError(f"{name!r} cannot be incremented; those that can: {', '.join(sorted(self._increments))}")
+        self._ints[cell] += value
+
+    def record_latency(self, milliseconds: float) -> None:
+        """Take in the duration of a request that this engine did not serve, in milliseconds; counts as a compute.
+
+        Raises:
+            ValueError: negative or not finite.
+        """
+        if not 0 <= milliseconds < float("inf"):
+            raise ValueError(f"a latency is a finite number of milliseconds of at least 0, got {milliseconds!r}")
+        cell = self.layout.position("outcome", "absent") + sum(
+            self.layout.position(axis, None) for axis in ("zone", "market", "status", "competition")
+        )
+        self.request(cell, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
+
+    def set_latency_sampling(self, rate: float) -> None:
+        """Let the latency histogram count only a share of requests; everything else stays exact.
+
+        Raises:
+            ValueError: not in (0, 1].
+        """
+        if not 0 < rate <= 1:
+            raise ValueError(f"the latency sampling rate must lie in (0, 1], got {rate!r}")
+        self._rate = float(rate)
+        self.gauge("smartcache_latency_sampling_ratio").set(self._rate)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Every sample of this process, now."""
+        return decode(self._ints.tobytes(), self.layout.describe(), self._clock.monotonic())
+
+    def get_stats(self) -> dict[str, float]:
+        """All 35 statistics of this process by name, since the last reset."""
+        traffic = self._slowest >= 0
+        return derive(
+            totals(self.snapshot().samples),
+            self._baseline,
+            self._slowest if traffic else None,
+            self._fastest if traffic else None,
+        )
+
+    def reset(self) -> None:
+        """Count :meth:`get_stats` from now on; what is exported goes on growing."""
+        now = totals(self.snapshot().samples)
+        self._baseline = dict.fromkeys(CATEGORIES, now)
+        self._forget_extremes()
+
+    def reset_category(self, name: str) -> None:
+        """Count one category of :meth:`get_stats` from now on.
+
+        Raises:
+            ValueError: not one of the seven categories.
+        """
+        if name not in CATEGORIES:
+            raise ValueError(f"unknown category {name!r}; the categories are {', '.join(CATEGORIES)}")
+        self._baseline[name] = totals(self.snapshot().samples)
+        if name == "performance":
+            self._forget_extremes()
+
+    def to_prometheus(self) -> str:
+        """This process's page in the Prometheus text format; needs the ``exporter`` extra.
+
+        Raises:
+            ImportError: prometheus-client is not installed.
+        """
+        try:
+            from exporter.exposition import text_page
+        except ImportError as error:
+            raise ImportError("to_prometheus needs prometheus-client: pip install 'smartcache[exporter]'") from error
+        return text_page(self.snapshot())
+
+    @property
+    def path(self) -> Path | None:
+        """The file an exporter reads; None while the memory is this process's alone."""
+        self._ints  # noqa: B018 - opens it
+        return self._path
+
+    def close(self) -> None:
+        """Let go of the file; what was counted stays in it."""
+        fd = self.__dict__.get("_fd")
+        if fd is not None:
+            os.close(fd)
+            self._fd = None
+
+    # -- memory ------------------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only before the memory is there.
+        if name in _OPENED:
+            self._open()
+            return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _open(self) -> None:
+        directory = os.environ.get("SMARTCACHE_METRICS_DIR") if self._directory == "" else self._directory
+        self._fd = None
+        self._path = None
+        memory = memoryview(bytearray(8 * self.layout.cells))
+        if directory:
+            try:
+                memory = self._map(Path(directory))
+            except OSError as error:
+                warnings.warn(
+                    f"metrics stay in this process: no file can be made in {str(directory)!r} ({error}). "
+                    "Set SMARTCACHE_METRICS_DIR to a folder this process can write to",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        self._ints = memory.cast("q")
+        self._floats = memory.cast("d")
+        self._latency = [
+            self.layout.series["smartcache_request_duration_seconds", (strategy,)].cell for strategy in STRATEGIES
+        ]
+        self._increments = {name: series.cell for name, series in self.layout.by_hand.items()}
+        for statistic in STATISTIC.values():
+            family = FAMILY.get(statistic.family or "")
+            if family and family.kind == "counter" and not family.joint:
+                match = dict(statistic.match)
+                values = tuple(match.get(label.name, "other") for label in family.labels)
+                self._increments[statistic.name] = self.layout.series[family.name, values].cell
+        self._slot_end = 0.0
+        self._slot = self.layout.minute
+        self._next_slot(self._clock.monotonic())
+        self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._rate
+
+    def _map(self, directory: Path) -> memoryview:
+        header = json.dumps({**self.layout.describe(), "pid": os.getpid(), "started": self._clock.time()}).encode()
+        # Cells begin on a page of their own.
+        start = -(-(len(MAGIC) + 8 + len(header)) // _PAGE) * _PAGE
+        size = start + 8 * self.layout.cells
+        directory.mkdir(parents=True, exist_ok=True)
+        name = secrets.token_hex(8)
+        unfinished = directory / f"{name}.new"
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            # Every page is backed by the disk before it is mapped: a write to one that a full disk cannot back
+            # would kill the process.
+            os.posix_fallocate(fd, 0, size)
+            os.pwrite(fd, MAGIC + len(header).to_bytes(8, "little") + header, 0)
+            # The lock says "alive"; it goes with the process however that ends, and works across containers.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mapped = mmap.mmap(fd, size)
+            unfinished.rename(directory / f"{name}{SUFFIX}")
+        except OSError:
+            os.close(fd)
+            unfinished.unlink(missing_ok=True)
+            raise
+        self._fd = fd
+        self._path = directory / f"{name}{SUFFIX}"
+        return memoryview(mapped)[start:]
+
+    def _handle(self, name: str, labels: Mapping[str, str], make: type[_H]) -> _H:
+        series = self.layout.find(name, labels)
+        family = FAMILY[name]
+        if family.kind != make.__name__.lower():
+            raise KeyError(f"{name} is a {family.kind}, not a {make.__name__.lower()}")
+        key = (series.family, series.values)
+        handle = self._handles.get(key)
+        if handle is None:
+            handle = self._handles[key] = make(self._ints, self._floats, series.cell, family.buckets)
+        return handle  # type: ignore[return-value]  # one kind per family, checked above
+
+    def _after_fork_in_child(self) -> None:
+        if "_ints" not in self.__dict__:
+            return
+        # The lock belongs to the open file, which parent and child share: holding on to it here would keep the
+        # parent's file "alive" after the parent's death.
+        self.close()
+        for name in _OPENED:
+            self.__dict__.pop(name, None)
+        self._baseline = {}
+        self._open()
+        for handle in self._handles.values():
+            handle.rebind(self._ints, self._floats)
+
+    def _next_slot(self, now: float) -> None:
+        layout = self.layout
+        number = int(now // layout.minute_slot_seconds)
+        self._slot_end = (number + 1) * layout.minute_slot_seconds
+        slot = layout.minute + 3 * (number % layout.minute_slots)
+        self._ints[slot] = 0  # not to be read while it is being cleared
+        self._floats[slot + 1] = -1.0
+        self._floats[slot + 2] = float("inf")
+        self._slot = slot
+        self._ints[slot] = number
+
+    def _forget_extremes(self) -> None:
+        # Those of get_stats; the exported minute keeps its own.
+        self._slowest, self._fastest = -1.0, float("inf")
+
+
+_OPENED: Final = frozenset({"_fd", "_path", "_ints", "_floats", "_latency", "_increments", "_slot", "_slot_end"})
+_LATENCY_SUM: Final = len(REQUEST_BUCKETS) + 1
+_instances: weakref.WeakSet[CacheMetrics] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for metrics in list(_instances):
+        metrics._after_fork_in_child()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
