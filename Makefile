@@ -59,6 +59,5 @@ PIP_COMPILE = .venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-
 .PHONY: requirements
 requirements: $(VENV) ## Resolve the pinned requirements anew
 	@$(PIP_COMPILE) --extra dev --output-file requirements/dev.txt pyproject.toml
-	@$(PIP_COMPILE) --extra service --extra exporter --extra alerts --extra loadtest \
-		--output-file requirements/image.txt pyproject.toml
+	@$(PIP_COMPILE) --extra image --output-file requirements/image.txt pyproject.toml
 	@sed -i '/^# WARNING: The following packages were not pinned/,$$d' requirements/*.txt  # smartcache itself

@@ -80,6 +80,14 @@ PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
     "prometheus-redis-exporter": ("prometheus-redis-exporter",),
 }
 
+#: Programs that look for their files under /usr/share, where an unpacked package has none: how to start them instead.
+#: ``$tree`` is the package's folder.
+_STARTED_BY: Final[Mapping[str, str]] = {
+    "prometheus": 'exec "$tree/usr/bin/prometheus" --web.local-assets="$tree/usr/share/prometheus/web" "$@"',
+    # It has no flag for its folder of templates; _relocate makes the path relative to where it is started.
+    "prometheus-alertmanager": 'cd "$tree" && exec usr/bin/prometheus-alertmanager "$@"',
+}
+
 
 def look_up_tool(name: str) -> Path | None:
     """The program called ``name`` if it is here already, by any name it goes by; None if it is not."""
@@ -88,10 +96,10 @@ def look_up_tool(name: str) -> Path | None:
         if on_path := shutil.which(binary):
             return Path(on_path)
     if tool.package is not None:
-        for binary in tool.binaries:
-            unpacked = UNPACKED / tool.package / "usr" / "bin" / binary
-            if unpacked.exists():
-                return unpacked
+        for folder in ("bin", "usr/bin"):
+            for binary in tool.binaries:
+                if (unpacked := UNPACKED / tool.package / folder / binary).exists():
+                    return unpacked
     return None
 
 
@@ -132,6 +140,7 @@ def _unpack(tool: Tool) -> None:
             tree = work / "tree"
             for archive in sorted(work.glob("*.deb")):
                 _run(["dpkg", "-x", str(archive), str(tree)], work)
+            _relocate(tree)
         except subprocess.CalledProcessError as failed:
             raise ToolMissingError(
                 f"the Debian package {tool.package} could not be fetched: {failed.stderr.strip()}\n"
@@ -142,6 +151,22 @@ def _unpack(tool: Tool) -> None:
         except OSError:  # another process was first, and its copy is as good
             if not (UNPACKED / tool.package).is_dir():
                 raise
+
+
+def _relocate(tree: Path) -> None:
+    """Let the programs in ``tree`` find their own files there."""
+    for binary, command in _STARTED_BY.items():
+        program = tree / "usr" / "bin" / binary
+        if not program.exists():
+            continue
+        # Same length, so that nothing in the program moves: an absolute path becomes one relative to the tree.
+        absolute, relative = b"/usr/share/prometheus/alertmanager", b"usr/share//prometheus/alertmanager"
+        if absolute in (content := program.read_bytes()):
+            program.write_bytes(content.replace(absolute, relative))
+        starter = tree / "bin" / binary
+        starter.parent.mkdir(exist_ok=True)
+        starter.write_text(f'#!/bin/sh\ntree=$(dirname "$(dirname "$(realpath "$0")")")\n{command}\n')
+        starter.chmod(0o755)
 
 
 def _download(packages: tuple[str, ...], folder: Path) -> None:
@@ -162,6 +187,4 @@ def _run(command: list[str], folder: Path) -> None:
     # As root apt drops to a user that may not read this folder, and warns; stay who we are.
     if command[0] == "apt-get":
         command = [*command, "-oAPT::Sandbox::User=root"]
-    subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
-    )
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})

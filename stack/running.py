@@ -1,0 +1,111 @@
+"""What was started and still runs: recorded, recognised again, and ended.
+
+A process id can be taken over by a stranger. A record therefore also holds when the process started, and what does not
+match is never touched. Each part leads a session of its own, so its workers are found by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+__all__ = ["Register", "Running"]
+
+#: Seconds a part has to end by itself when asked to.
+STOP_WITHIN: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A part that was started.
+
+    Attributes:
+        name: the part.
+        pid: its first process, which leads its session.
+        started: when that process started, as the kernel tells it.
+        port: where it listens.
+        fingerprint: of the command, environment and configuration it was started with.
+    """
+
+    name: str
+    pid: int
+    started: str
+    port: int
+    fingerprint: str
+
+    def processes(self) -> list[psutil.Process]:
+        """Its processes that live, the first one first; empty when it is gone."""
+        leader = started_at(self.pid)
+        if leader not in (None, self.started):
+            return []  # the id belongs to a stranger now
+        members = []
+        for process in psutil.process_iter():
+            with suppress(ProcessLookupError, PermissionError, psutil.Error):
+                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    members.append(process)
+        return sorted(members, key=lambda process: process.pid != self.pid)
+
+    def stop(self) -> None:
+        """End it: politely, then by force. None of its processes is left when this returns."""
+        processes = self.processes()
+        if not processes:
+            return
+        # Its first process ends its workers; when that one is gone, they are asked themselves.
+        for process in processes[:1] if processes[0].pid == self.pid else processes:
+            _signal(process, signal.SIGTERM)
+        psutil.wait_procs(processes, timeout=STOP_WITHIN)
+        remaining = self.processes()
+        for process in remaining:
+            _signal(process, signal.SIGKILL)
+        psutil.wait_procs(remaining, timeout=STOP_WITHIN)
+
+
+class Register:
+    """The record of what runs, a file that outlives the command that wrote it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, Running]:
+        """The parts that were started and still live, by name, in the order they were started."""
+        try:
+            recorded = json.loads(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        parts = [Running(**entry) for entry in recorded]
+        return {part.name: part for part in parts if part.processes()}
+
+    def write(self, parts: Iterable[Running]) -> None:
+        """Replace the record, whole or not at all."""
+        scratch = self._path.with_suffix(".new")
+        scratch.write_text(json.dumps([asdict(part) for part in parts], indent=1), encoding="utf-8")
+        scratch.replace(self._path)
+
+
+def started_at(pid: int) -> str | None:
+    """When process ``pid`` started, in a form that a step of the clock does not change; None when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[19]  # field 22, in ticks since the machine started
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+    except ProcessLookupError:
+        return None
+    try:  # a system without /proc
+        return str(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
