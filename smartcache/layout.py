@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from smartcache.catalogue import FAMILIES, FAMILY, STATISTICS, VIX_STATUSES, ZONES, Family, Statistic
 
-__all__ = ["DIMENSIONS", "OUTCOMES", "Layout", "Outcome", "Series", "projections"]
+__all__ = ["DIMENSIONS", "OUTCOME", "OUTCOMES", "Layout", "Outcome", "Series"]
 
 
 class Outcome(NamedTuple):
@@ -42,31 +42,15 @@ OUTCOMES: Final = (
     Outcome("too_stale", "compute", ("miss", "none"), "too_stale"),
 )
 
+OUTCOME: Final[Mapping[str, Outcome]] = {outcome.name: outcome for outcome in OUTCOMES}
+
 #: Statuses in the joint block: the judged ones, then "not judged".
 _VIX: Final = (*VIX_STATUSES, "none")
 
+#: Added to every configured domain: nothing to say, and outside the set.
+_ADDED: Final = ("none", "other")
+
 DIMENSIONS: Final = ("outcome", "zone", "market", "status", "competition")
-
-_BY_NAME: Final[Mapping[str, Outcome]] = {outcome.name: outcome for outcome in OUTCOMES}
-
-
-def projections(
-    outcome: str, zone: str, market: str, status: str, competition: str
-) -> list[tuple[str, tuple[str, ...]]]:
-    """The series, as family and label values, to which one joint cell adds."""
-    meaning = _BY_NAME[outcome]
-    series: list[tuple[str, tuple[str, ...]]] = [("smartcache_requests_total", (meaning.strategy, zone))]
-    if meaning.lookup:
-        series.append(("smartcache_lookups_total", (*meaning.lookup, market)))
-    if meaning.swr:
-        series.append(("smartcache_swr_evaluations_total", (meaning.swr,)))
-    if status != "none":
-        series.append(("smartcache_vix_evaluations_total", (status, competition)))
-    if meaning.bypassed_by_vix:
-        series.append(("smartcache_vix_bypasses_total", ()))
-    if meaning.stale_on_error:
-        series.append(("smartcache_stale_on_error_served_total", ()))
-    return series
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +73,12 @@ class Layout:
 
     Args:
         domains: values of the label domains that configuration fills (``market``, ``competition``, ``route``,
-            ``code``). "none" and "other" are added to each: nothing to say, and outside the set.
+            ``code``). "none" and "other" are added to each.
     """
 
     def __init__(self, domains: Mapping[str, Sequence[str]]) -> None:
         self.domains: Final = {
-            name: (*(value for value in domains.get(name, ()) if value not in ("none", "other")), "none", "other")
+            name: tuple(dict.fromkeys(value for value in domains.get(name, ()) if value not in _ADDED)) + _ADDED
             for name in ("market", "competition", "route", "code")
         }
         axes = (
@@ -170,6 +154,7 @@ class Layout:
         """The layout as plain data, written into each file so that any exporter can read it."""
         return {
             "joint": {"cell": 0, "axes": [list(axis) for axis in self.axes]},
+            "buckets": {name: list(family.buckets) for name, family in FAMILY.items() if family.buckets},
             "series": [[s.family, list(s.values), s.cell] for s in (*self.series.values(), *self.by_hand.values())],
             "minute": [self.minute, self.minute_slots, self.minute_slot_seconds],
             "cells": self.cells,

@@ -3,8 +3,8 @@
 With a directory the memory is a file mapped and shared, so that an exporter in another process can read it and a killed
 process keeps its share. Without one it is plain memory.
 
-Several threads may record at once. In CPython a cell's ``cells[i] += 1`` is a load, an add and a store between which the
-interpreter never hands over the GIL (it does so at function entry and at backward jumps), so no count is lost and
+Several threads may record at once. In CPython a cell's ``cells[i] += 1`` is a load, an add and a store, between which
+the interpreter never hands over the GIL (it does so at function entry and at backward jumps), so no count is lost and
 no lock is needed. ``tests/smartcache/test_metrics.py`` holds this to account.
 """
 
@@ -16,6 +16,7 @@ import mmap
 import os
 import random
 import secrets
+import threading
 import warnings
 import weakref
 from bisect import bisect_left
@@ -97,7 +98,8 @@ class CacheMetrics:
     Args:
         directory: where the file goes that an exporter reads; None for plain memory, ``""`` to take
             ``SMARTCACHE_METRICS_DIR`` from the environment at first use.
-        domains: values of the configured label domains; markets default to the engine's twelve.
+        domains: values of the configured label domains, or what to ask for them at first use; markets default to
+            the engine's twelve.
         clock: where now comes from.
         rng: a source of draws from [0, 1), for latency sampling.
 
@@ -105,6 +107,7 @@ class CacheMetrics:
     """
 
     # Set when the memory is made; reading one before that makes it.
+    layout: Layout
     _fd: int | None
     _path: Path | None
     _ints: memoryview[int]
@@ -119,14 +122,14 @@ class CacheMetrics:
     def __init__(
         self,
         directory: Path | str | None = None,
-        domains: Mapping[str, Sequence[str]] | None = None,
+        domains: Mapping[str, Sequence[str]] | Callable[[], Mapping[str, Sequence[str]]] | None = None,
         clock: Clock | None = None,
         rng: Callable[[], float] = random.random,
     ) -> None:
         self._directory = directory
         self._clock: Clock = clock or SystemClock()
         self._rng = rng
-        self.layout: Final = Layout({"market": MARKETS, **(domains or {})})
+        self._domains = domains
         self._rate = 1.0
         self._baseline: dict[str, Totals] = {}
         self._forget_extremes()
@@ -287,7 +290,9 @@ class CacheMetrics:
     def __getattr__(self, name: str) -> Any:
         # Reached only before the memory is there.
         if name in _OPENED:
-            self._open()
+            with _opening:
+                if name not in self.__dict__:
+                    self._open()
             return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -295,6 +300,8 @@ class CacheMetrics:
         directory = os.environ.get("SMARTCACHE_METRICS_DIR") if self._directory == "" else self._directory
         self._fd = None
         self._path = None
+        domains = self._domains() if callable(self._domains) else self._domains
+        self.layout = Layout({"market": MARKETS, **(domains or {})})
         memory = memoryview(bytearray(8 * self.layout.cells))
         if directory:
             try:
@@ -329,8 +336,8 @@ class CacheMetrics:
         start = -(-(len(MAGIC) + 8 + len(header)) // _PAGE) * _PAGE
         size = start + 8 * self.layout.cells
         directory.mkdir(parents=True, exist_ok=True)
-        name = secrets.token_hex(8)
-        unfinished = directory / f"{name}.new"
+        path = directory / f"{secrets.token_hex(8)}{SUFFIX}"
+        unfinished = path.with_suffix(".new")
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             # Every page is backed by the disk before it is mapped: a write to one that a full disk cannot back
@@ -339,14 +346,17 @@ class CacheMetrics:
             os.pwrite(fd, MAGIC + len(header).to_bytes(8, "little") + header, 0)
             # The lock says "alive"; it goes with the process however that ends, and works across containers.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mapped = mmap.mmap(fd, size)
-            unfinished.rename(directory / f"{name}{SUFFIX}")
+            # Mapped through an open file of its own: a map keeps a descriptor for as long as anything refers to it,
+            # and the lock must end with `close`, and with the parent though a forked child has yet to drop the map.
+            with unfinished.open("r+b") as file:
+                mapped = mmap.mmap(file.fileno(), size)
+            unfinished.rename(path)
         except OSError:
             os.close(fd)
             unfinished.unlink(missing_ok=True)
             raise
         self._fd = fd
-        self._path = directory / f"{name}{SUFFIX}"
+        self._path = path
         return memoryview(mapped)[start:]
 
     def _handle(self, name: str, labels: Mapping[str, str], make: type[_H]) -> _H:
@@ -357,7 +367,8 @@ class CacheMetrics:
         key = (series.family, series.values)
         handle = self._handles.get(key)
         if handle is None:
-            handle = self._handles[key] = make(self._ints, self._floats, series.cell, family.buckets)
+            # One handle per series, whichever thread was first: a fork moves those that are kept here.
+            handle = self._handles.setdefault(key, make(self._ints, self._floats, series.cell, family.buckets))
         return handle  # type: ignore[return-value]  # one kind per family, checked above
 
     def _after_fork_in_child(self) -> None:
@@ -369,34 +380,46 @@ class CacheMetrics:
         for name in _OPENED:
             self.__dict__.pop(name, None)
         self._baseline = {}
+        self._forget_extremes()
         self._open()
         for handle in self._handles.values():
             handle.rebind(self._ints, self._floats)
 
     def _next_slot(self, now: float) -> None:
-        layout = self.layout
-        number = int(now // layout.minute_slot_seconds)
-        self._slot_end = (number + 1) * layout.minute_slot_seconds
+        layout, ints, floats = self.layout, self._ints, self._floats
+        number = int(now // layout.minute_slot_seconds) + 1  # 0 is a slot never used
+        end = float(number * layout.minute_slot_seconds)
         slot = layout.minute + 3 * (number % layout.minute_slots)
-        self._ints[slot] = 0  # not to be read while it is being cleared
-        self._floats[slot + 1] = -1.0
-        self._floats[slot + 2] = float("inf")
-        self._slot = slot
-        self._ints[slot] = number
+        # No call from here on, so no thread comes between; one may have come before, and must keep what it saw.
+        if end > self._slot_end:
+            ints[slot] = 0  # not to be read while it is being cleared
+            floats[slot + 1] = -1.0
+            floats[slot + 2] = _INFINITY
+            ints[slot] = number
+            self._slot = slot
+            self._slot_end = end
 
     def _forget_extremes(self) -> None:
         # Those of get_stats; the exported minute keeps its own.
         self._slowest, self._fastest = -1.0, float("inf")
 
 
-_OPENED: Final = frozenset({"_fd", "_path", "_ints", "_floats", "_latency", "_increments", "_slot", "_slot_end"})
+_OPENED: Final = frozenset(
+    {"layout", "_fd", "_path", "_ints", "_floats", "_latency", "_increments", "_slot", "_slot_end"}
+)
+_INFINITY: Final = float("inf")
 _LATENCY_SUM: Final = len(REQUEST_BUCKETS) + 1
 _instances: weakref.WeakSet[CacheMetrics] = weakref.WeakSet()
+#: Held while a memory is made, so that threads share one, and across a fork, so that no child sees half of one.
+_opening: Final = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
-    for metrics in list(_instances):
-        metrics._after_fork_in_child()
+    try:
+        for metrics in list(_instances):
+            metrics._after_fork_in_child()
+    finally:
+        _opening.release()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_after_fork_in_child)

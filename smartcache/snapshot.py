@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
+from operator import add
 from typing import Any, Final, NamedTuple
 
 from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS
-from smartcache.layout import projections
+from smartcache.layout import OUTCOME
 
 __all__ = ["HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "decode", "derive", "totals"]
 
@@ -27,18 +30,33 @@ class HistogramValue(NamedTuple):
 Samples = dict[str, dict[tuple[str, ...], Any]]
 
 
-class Snapshot(NamedTuple):
-    """What one process's memory said at one moment.
+_SLOWEST: Final = "smartcache_request_duration_max_seconds"
+_FASTEST: Final = "smartcache_request_duration_min_seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the memory of one process, or of several added up, said at one moment.
 
     Attributes:
-        samples: counters, gauges and histograms.
-        slowest: slowest request in seconds of the last minute; None without traffic.
-        fastest: fastest request in seconds of the last minute; None without traffic.
+        samples: counters, gauges and histograms. Families that are absent when idle may have none.
     """
 
     samples: Samples
-    slowest: float | None
-    fastest: float | None
+
+    @property
+    def slowest(self) -> float | None:
+        """Slowest request in seconds of the last minute; None without traffic."""
+        return self.samples.get(_SLOWEST, {}).get(())
+
+    @property
+    def fastest(self) -> float | None:
+        """Fastest request in seconds of the last minute; None without traffic."""
+        return self.samples.get(_FASTEST, {}).get(())
+
+    def accumulated(self) -> Snapshot:
+        """What is left of it when the process has ended: counters and histograms."""
+        return Snapshot({name: samples for name, samples in self.samples.items() if FAMILY[name].kind != "gauge"})
 
 
 def decode(cells: bytes, description: Mapping[str, Any], now: float) -> Snapshot:
@@ -54,85 +72,115 @@ def decode(cells: bytes, description: Mapping[str, Any], now: float) -> Snapshot
     samples: Samples = defaultdict(dict)
     for family_name, values, cell in description["series"]:
         family = FAMILY.get(family_name)
-        if family is None:
+        if family is None or len(values) != len(family.labels):
             continue  # written by another version; its own exporter knew it
         labels = tuple(values)
         family_samples = samples[family_name]
         if family.kind == "histogram":
-            end = cell + len(family.buckets) + 1
-            family_samples[labels] = HistogramValue(tuple(ints[cell:end]), floats[end])
-        elif family.kind == "gauge":
-            value = floats[cell]
-            if family.elapsed:
-                if value:
-                    family_samples[labels] = max(0.0, now - value)
-            else:
-                family_samples[labels] = value
-        else:
+            edges = description["buckets"][family_name]
+            end = cell + len(edges) + 1
+            family_samples[labels] = HistogramValue(_sorted_anew(ints[cell:end], edges, family.buckets), floats[end])
+        elif family.kind == "counter":
             family_samples[labels] = family_samples.get(labels, 0) + ints[cell]
-    _add_joint(samples, cells, ints, description["joint"])
-    slowest, fastest = _last_minute(ints, floats, description["minute"], now)
-    return Snapshot(dict(samples), slowest, fastest)
+        elif not family.absent_when_idle:
+            family_samples[labels] = floats[cell]
+        elif family.elapsed and floats[cell]:
+            family_samples[labels] = max(0.0, now - floats[cell])
+    _add_joint(samples, cells, description["joint"])
+    _add_last_minute(samples, ints, floats, description["minute"], now)
+    return Snapshot(dict(samples))
 
 
-def _add_joint(samples: Samples, cells: bytes, ints: memoryview[int], joint: Mapping[str, Any]) -> None:
-    """Add the joint block's cells to the families they count for, skipping the blocks that are all zero."""
+def _sorted_anew(counts: Sequence[int], edges: list[float], into: Sequence[float]) -> tuple[int, ...]:
+    """Bucket counts under the edges of this version, if another one wrote them: each goes to the next edge up."""
+    if edges == list(into):
+        return tuple(counts)
+    anew = [0] * (len(into) + 1)
+    for edge, count in zip((*edges, float("inf")), counts, strict=True):
+        anew[bisect_left(into, edge)] += count
+    return tuple(anew)
+
+
+def _add_joint(samples: Samples, cells: bytes, joint: Mapping[str, Any]) -> None:
+    """Add up the joint block into the families it counts for; every label set it knows is there, if only with 0."""
     outcomes, zones, markets, statuses, competitions = joint["axes"]
-    rows = [(status, competition) for status in statuses for competition in competitions]
-    row = len(rows)
-    zeros = bytes(8 * row)
-    cell = joint["cell"]
+    judged = [*product(statuses, competitions)]
+    row = 8 * len(judged)
+    # A row of cells is added as one long number: no count comes near the size at which it would run into the next.
+    by_zone: dict[tuple[str, str], int] = defaultdict(int)
+    by_market: dict[tuple[str, str], int] = defaultdict(int)
+    start = 8 * joint["cell"]
     for outcome, zone, market in product(outcomes, zones, markets):
-        if cells[8 * cell : 8 * (cell + row)] != zeros:
-            for (status, competition), count in zip(rows, ints[cell : cell + row], strict=True):
-                if count:
-                    for family, labels in projections(outcome, zone, market, status, competition):
-                        family_samples = samples[family]
-                        family_samples[labels] = family_samples.get(labels, 0) + count
-        cell += row
+        counts = int.from_bytes(cells[start : start + row], "little")
+        start += row
+        if counts:
+            by_zone[outcome, zone] += counts
+            by_market[outcome, market] += counts
+
+    def apart(counts: int) -> memoryview[int]:
+        return memoryview(counts.to_bytes(row, "little")).cast(_INT)
+
+    def count_for(family: str, labels: tuple[str, ...], count: int) -> None:
+        family_samples = samples[family]
+        family_samples[labels] = family_samples.get(labels, 0) + count
+
+    for name in outcomes:
+        outcome = OUTCOME[name]
+        requests = 0
+        for zone in zones:
+            count = sum(apart(by_zone[name, zone]))
+            count_for("smartcache_requests_total", (outcome.strategy, zone), count)
+            requests += count
+        if outcome.lookup:
+            for market in markets:
+                count_for("smartcache_lookups_total", (*outcome.lookup, market), sum(apart(by_market[name, market])))
+        if outcome.swr:
+            count_for("smartcache_swr_evaluations_total", (outcome.swr,), requests)
+        count_for("smartcache_vix_bypasses_total", (), requests if outcome.bypassed_by_vix else 0)
+        count_for("smartcache_stale_on_error_served_total", (), requests if outcome.stale_on_error else 0)
+    for labels, count in zip(judged, apart(sum(by_zone.values())), strict=True):
+        if labels[0] != "none":
+            count_for("smartcache_vix_evaluations_total", labels, count)
 
 
-def _last_minute(
-    ints: memoryview[int], floats: memoryview[float], minute: Iterable[int], now: float
-) -> tuple[float | None, float | None]:
+def _add_last_minute(
+    samples: Samples, ints: memoryview[int], floats: memoryview[float], minute: Sequence[int], now: float
+) -> None:
     first, slots, seconds = minute
-    newest = int(now // seconds)
+    newest = int(now // seconds) + 1
     recent = [
         cell
         for cell in range(first, first + 3 * slots, 3)
-        if newest - 60 // seconds < ints[cell] <= newest and ints[cell]
+        if newest - 60 // seconds < ints[cell] <= newest and floats[cell + 1] >= 0
     ]
-    if not recent:
-        return None, None
-    return max(floats[cell + 1] for cell in recent), min(floats[cell + 2] for cell in recent)
+    if recent:
+        samples[_SLOWEST] = {(): max(floats[cell + 1] for cell in recent)}
+        samples[_FASTEST] = {(): min(floats[cell + 2] for cell in recent)}
 
 
-def add_up(live: Iterable[Snapshot], dead: Iterable[Snapshot] = ()) -> Snapshot:
-    """One snapshot of many processes. Of dead ones only what accumulates counts: counters and histograms."""
+def add_up(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """One snapshot of many processes, each family combined as the catalogue says.
+
+    The order matters to the last bit of a sum of seconds. Given in an order that does not change, sums of things that
+    only grow never step back.
+    """
     merged: Samples = defaultdict(dict)
-    slowest: list[float] = []
-    fastest: list[float] = []
-    for snapshot, alive in [*((one, True) for one in live), *((one, False) for one in dead)]:
+    for snapshot in snapshots:
         for name, samples in snapshot.samples.items():
             family = FAMILY[name]
-            if family.kind == "gauge" and not alive:
-                continue
             into = merged[name]
             for labels, value in samples.items():
                 held = into.get(labels)
                 if held is None:
                     into[labels] = value
                 elif family.kind == "histogram":
-                    counts = tuple(a + b for a, b in zip(held.counts, value.counts, strict=True))
+                    counts = tuple(map(add, held.counts, value.counts))
                     into[labels] = HistogramValue(counts, held.total + value.total)
                 elif family.combine == "sum":
                     into[labels] = held + value
                 else:
                     into[labels] = max(held, value) if family.combine == "max" else min(held, value)
-        if alive and snapshot.slowest is not None and snapshot.fastest is not None:
-            slowest.append(snapshot.slowest)
-            fastest.append(snapshot.fastest)
-    return Snapshot(dict(merged), max(slowest, default=None), min(fastest, default=None))
+    return Snapshot(dict(merged))
 
 
 class Totals(NamedTuple):

@@ -1,0 +1,139 @@
+"""What goes into the store: JSON values in a versioned envelope, never code.
+
+A stored entry is the format mark, a state, the store's own time of writing, and a MessagePack envelope. The store's
+scripts write the first three, so that ages between processes are measured on one clock.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from smartcache.errors import UncacheableValueError
+
+__all__ = ["MARK", "Envelope", "Stored", "UnreadableEntryError", "check_json", "decode_entry", "encode_entry"]
+
+#: Format mark of stored entries; a new format gets a new one, and old entries become misses.
+MARK: Final = b"SC1"
+#: States: as written, or expired by hand (served only when a compute fails).
+LIVE: Final = b"L"
+EXPIRED: Final = b"E"
+_STAMP_DIGITS: Final = 16
+_HEAD: Final = len(MARK) + 1 + _STAMP_DIGITS
+
+
+class UnreadableEntryError(Exception):
+    """An entry in the store that is corrupt, foreign, or of another version."""
+
+
+class Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A value and what its lifetime is judged by.
+
+    Attributes:
+        value: the value.
+        compute_seconds: how long its compute took.
+        kickoff: epoch seconds, if known.
+        lineup_confirmed: whether the line-up was confirmed.
+        ttl: limit in seconds set by the caller.
+        stale_for: stale window in seconds set by the caller.
+        stale_if_error_for: error window in seconds set by the caller.
+        shorten: factor in (0, 1] on zone lifetimes; jitter.
+        versions: version names and numbers the compute began with.
+    """
+
+    value: Any
+    compute_seconds: float
+    kickoff: float | None
+    lineup_confirmed: bool
+    ttl: float | None
+    stale_for: float | None
+    stale_if_error_for: float | None
+    shorten: float
+    versions: dict[str, str]
+
+
+class Stored(NamedTuple):
+    """A decoded entry.
+
+    Attributes:
+        envelope: what was stored.
+        written: when, on the store's clock, in seconds.
+        expired: whether it was expired by hand.
+        size: encoded bytes.
+    """
+
+    envelope: Envelope
+    written: float
+    expired: bool
+    size: int
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode_entry(envelope: Envelope) -> bytes:
+    """The part of an entry that this process writes; the store's script puts mark, state and time before it.
+
+    Raises:
+        UncacheableValueError: a number or text that the format cannot carry.
+    """
+    try:
+        return _encoder.encode(envelope)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise UncacheableValueError(f"the computed value cannot be stored: {error}") from error
+
+
+def decode_entry(data: bytes) -> Stored:
+    """Read an entry.
+
+    Raises:
+        UnreadableEntryError: it is none of ours, or damaged.
+    """
+    if not data.startswith(MARK):
+        raise UnreadableEntryError(f"it starts with {data[:8]!r}, not with {MARK!r}")
+    state, stamp = data[len(MARK) : len(MARK) + 1], data[len(MARK) + 1 : _HEAD]
+    if state not in (LIVE, EXPIRED) or len(stamp) != _STAMP_DIGITS or not stamp.isdigit():
+        raise UnreadableEntryError(f"its head is {data[:_HEAD]!r}")
+    try:
+        envelope = _decoder.decode(data[_HEAD:])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UnreadableEntryError(str(error)) from error
+    return Stored(envelope, int(stamp) / 1e6, state == EXPIRED, len(data))
+
+
+def check_json(value: Any) -> None:
+    """Make sure that ``value`` comes back from JSON the same by value and type.
+
+    Raises:
+        UncacheableValueError: it names the part that does not, and what to use instead.
+    """
+    _check(value, "value")
+
+
+def _check(value: Any, path: str) -> None:
+    kind = type(value)
+    if value is None or kind is str or kind is bool:
+        return
+    if kind is int:
+        if not -(2**63) <= value < 2**64:
+            raise UncacheableValueError(f"{path} is an integer beyond 64 bits ({value}): make it a string")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise UncacheableValueError(f"{path} is {value}, which JSON has no number for: use None or a string")
+    elif kind is list:
+        for position, item in enumerate(value):
+            _check(item, f"{path}[{position}]")
+    elif kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise UncacheableValueError(f"{path} has the key {key!r} of type {type(key).__name__}: make it a str")
+            _check(item, f"{path}[{key!r}]")
+    else:
+        hint = {"tuple": "a list", "set": "a list", "datetime": "an ISO 8601 string", "bytes": "a base64 string"}
+        raise UncacheableValueError(
+            f"{path} is a {kind.__name__}, which JSON cannot carry: "
+            f"return {hint.get(kind.__name__, 'None, bool, int, float, str, list or dict')} instead"
+        )

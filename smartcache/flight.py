@@ -1,0 +1,152 @@
+"""Single flight: at one time one compute a key, shared by callers in every loop and thread of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Generic, TypeVar
+
+__all__ = ["Board", "Flight"]
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """A compute under way, or waiting for the one before it, and those who wait for its result.
+
+    Attributes:
+        loop: the event loop that runs it.
+        match_id: match it computes for, if any.
+        market: market it computes for, if any.
+        started: whether the compute has begun; until then, whoever needs a compute that starts later may join.
+        fenced: whether something was invalidated since it began, so that its result may be handed to those who
+            waited already, but to nobody else.
+        following: the flight that starts when this one ends.
+    """
+
+    __slots__ = ("_done", "_error", "_lock", "_value", "_waiters", "fenced", "following", "loop", "market", "match_id",
+                 "started")  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, match_id: str | None, market: str | None) -> None:
+        self.loop = loop
+        self.match_id = match_id
+        self.market = market
+        self.started = False
+        self.fenced = False
+        self.following: Flight[T] | None = None
+        self._lock = threading.Lock()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._done = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    async def landed(self) -> None:
+        """Wait for the end, whatever it is. Being cancelled here harms nobody else."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._done:
+                return
+            future: asyncio.Future[None] = loop.create_future()
+            self._waiters.append((loop, future))
+        await future
+
+    async def result(self) -> T:
+        """Wait for the value; raises what the compute raised."""
+        await self.landed()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # a T once landed without an error
+
+    def succeed(self, value: T) -> None:
+        """Hand the value to everyone who waits."""
+        self._value = value
+        self._land()
+
+    def fail(self, error: BaseException) -> None:
+        """Hand the failure to everyone who waits; it is not kept for those who come later."""
+        self._error = error
+        self._land()
+
+    def _land(self) -> None:
+        with self._lock:
+            self._done = True
+            waiters, self._waiters = self._waiters, []
+        here = asyncio.get_running_loop()
+        for loop, future in waiters:
+            if loop is here:
+                _wake(future)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, future)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Board(Generic[T]):
+    """The flights of a process, by key."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, Flight[T]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Flight[T] | None:
+        """The flight of a key, if there is one."""
+        return self._flights.get(key)
+
+    def join(
+        self, key: str, match_id: str | None, market: str | None, only_later: bool
+    ) -> tuple[Flight[T], Flight[T] | None, bool]:
+        """The flight a caller belongs to.
+
+        Args:
+            key: what is asked for.
+            match_id: match of the key, if any.
+            market: market of the key, if any.
+            only_later: the caller may share only a compute that starts from now on.
+
+        Returns:
+            The flight, the flight it has to wait for before it starts, and whether the caller must run it.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            running = self._flights.get(key)
+            if running is None or running.loop.is_closed():  # a closed loop will never bring it to an end
+                flight = self._flights[key] = Flight(loop, match_id, market)
+                return flight, None, True
+            if not running.started or not (only_later or running.fenced):
+                return running, None, False
+            if running.following is None or running.following.loop.is_closed():
+                running.following = Flight(loop, match_id, market)
+                return running.following, running, True
+            return running.following, None, False
+
+    def leave(self, key: str, flight: Flight[T]) -> None:
+        """Take a flight that has landed off the board; the one that follows takes its place."""
+        with self._lock:
+            if self._flights.get(key) is flight:
+                if flight.following is None:
+                    del self._flights[key]
+                else:
+                    self._flights[key] = flight.following
+
+    def fence(self, match_id: str, markets: frozenset[str]) -> None:
+        """Mark the flights that an event overtakes."""
+        with self._lock:
+            for flight in self._flights.values():
+                if flight.match_id == match_id and (flight.market is None or flight.market in markets):
+                    flight.fenced = flight.started
+
+    def fence_key(self, key: str) -> None:
+        """Mark the flight of one key."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is not None:
+                flight.fenced = flight.started
+
+    def fence_all(self) -> None:
+        """Mark every flight."""
+        with self._lock:
+            for flight in self._flights.values():
+                flight.fenced = flight.started

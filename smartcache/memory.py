@@ -1,0 +1,230 @@
+"""The memory tier: entries of this process, bounded by number and by bytes, evicted by SIEVE.
+
+SIEVE: Zhang, Yang, Yue, Vigfusson, Rashmi: SIEVE is Simpler than LRU, NSDI 2024. A hit only sets a bit, so readers need
+no lock; a scan that is never asked for again leaves at the first pass of the hand.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from smartcache.freshness import Lifetime
+
+__all__ = ["Entry", "MemoryTier"]
+
+
+class Entry:
+    """A held value and what it is judged by.
+
+    ``born`` is the instant of its compute's end on this process's monotonic clock. ``judged_for`` and ``lifetime`` hold
+    the last judgement, so that asking again under the same conditions costs two comparisons.
+    """
+
+    __slots__ = (
+        "born",
+        "compute_seconds",
+        "expired",
+        "judged_for",
+        "key",
+        "kickoff",
+        "lifetime",
+        "lineup_confirmed",
+        "market",
+        "match_id",
+        "newer",
+        "older",
+        "shorten",
+        "size",
+        "stale_for",
+        "stale_if_error_for",
+        "ttl",
+        "value",
+        "versions",
+        "visited",
+        "written",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        value: Any,
+        *,
+        born: float,
+        compute_seconds: float = 0.0,
+        kickoff: float | None = None,
+        lineup_confirmed: bool = False,
+        match_id: str | None = None,
+        market: str | None = None,
+        ttl: float | None = None,
+        stale_for: float | None = None,
+        stale_if_error_for: float | None = None,
+        shorten: float = 1.0,
+        versions: dict[str, str] | None = None,
+        written: float = 0.0,
+        expired: bool = False,
+        size: int = 0,
+    ) -> None:
+        self.key = key
+        self.value = value
+        self.born = born
+        self.compute_seconds = compute_seconds
+        self.kickoff = kickoff
+        self.lineup_confirmed = lineup_confirmed
+        self.match_id = match_id
+        self.market = market
+        self.ttl = ttl
+        self.stale_for = stale_for
+        self.stale_if_error_for = stale_if_error_for
+        self.shorten = shorten
+        self.versions = versions or {}
+        self.written = written
+        self.expired = expired
+        self.size = size
+        self.judged_for: tuple[float | None, bool, float] | None = None
+        self.lifetime = Lifetime(0.0, 0.0)
+        self.visited = False
+        self.newer: Entry | None = None
+        self.older: Entry | None = None
+
+
+class MemoryTier:
+    """A bounded map from key to entry; reads are lock-free, changes take a lock.
+
+    Args:
+        most_entries: bound on the number of entries; 0 holds nothing.
+        most_bytes: bound on the sum of their sizes.
+        on_change: called with entries and bytes held after each change.
+        on_evict: called with the number of entries evicted for room.
+    """
+
+    def __init__(
+        self,
+        most_entries: int,
+        most_bytes: int,
+        on_change: Callable[[int, int], None] = lambda entries, held: None,
+        on_evict: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        self._most_entries = most_entries
+        self._most_bytes = most_bytes
+        self._on_change = on_change
+        self._on_evict = on_evict
+        self._entries: dict[str, Entry] = {}
+        self._by_match: dict[str, set[str]] = {}
+        self._bytes = 0
+        self._newest: Entry | None = None
+        self._oldest: Entry | None = None
+        self._hand: Entry | None = None
+        self.lock: Final = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def bytes_held(self) -> int:
+        """Encoded size of everything held."""
+        return self._bytes
+
+    def get(self, key: str) -> Entry | None:
+        """The entry, marked as used."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.visited = True
+        return entry
+
+    def put(self, entry: Entry) -> None:
+        """Hold an entry in place of what the key had; one larger than the whole tier is not held."""
+        if self._most_entries == 0 or entry.size > self._most_bytes:
+            return
+        with self.lock:
+            old = self._entries.get(entry.key)
+            if old is not None:
+                entry.visited = old.visited
+                self._unlink(old)
+            evicted = 0
+            while self._entries and (
+                len(self._entries) >= self._most_entries or self._bytes + entry.size > self._most_bytes
+            ):
+                self._unlink(self._victim())
+                evicted += 1
+            self._link(entry)
+            if evicted:
+                self._on_evict(evicted)
+            self._on_change(len(self._entries), self._bytes)
+
+    def drop(self, key: str) -> Entry | None:
+        """Let go of a key; returns what it had."""
+        with self.lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._unlink(entry)
+                self._on_change(len(self._entries), self._bytes)
+            return entry
+
+    def retire(self, match_id: str, markets: Collection[str]) -> set[str]:
+        """Let go of a match's entries for ``markets``, and of those that name no market; returns their keys."""
+        with self.lock:
+            retired = {
+                key
+                for key in self._by_match.get(match_id, ())
+                if (market := self._entries[key].market) is None or market in markets
+            }
+            for key in retired:
+                self._unlink(self._entries[key])
+            if retired:
+                self._on_change(len(self._entries), self._bytes)
+            return retired
+
+    def clear(self) -> int:
+        """Let go of everything; returns how many entries that was."""
+        with self.lock:
+            count = len(self._entries)
+            self._entries = {}
+            self._by_match = {}
+            self._bytes = 0
+            self._newest = self._oldest = self._hand = None
+            self._on_change(0, 0)
+            return count
+
+    def _victim(self) -> Entry:
+        hand = self._hand or self._oldest
+        assert hand is not None
+        while hand.visited:
+            hand.visited = False
+            hand = hand.newer or self._oldest
+            assert hand is not None
+        self._hand = hand.newer
+        return hand
+
+    def _link(self, entry: Entry) -> None:
+        self._entries[entry.key] = entry
+        self._bytes += entry.size
+        if entry.match_id is not None:
+            self._by_match.setdefault(entry.match_id, set()).add(entry.key)
+        entry.older, entry.newer = self._newest, None
+        if self._newest is not None:
+            self._newest.newer = entry
+        self._newest = entry
+        if self._oldest is None:
+            self._oldest = entry
+
+    def _unlink(self, entry: Entry) -> None:
+        del self._entries[entry.key]
+        self._bytes -= entry.size
+        if entry.match_id is not None:
+            siblings = self._by_match[entry.match_id]
+            siblings.discard(entry.key)
+            if not siblings:
+                del self._by_match[entry.match_id]
+        if self._hand is entry:
+            self._hand = entry.newer
+        if entry.newer is not None:
+            entry.newer.older = entry.older
+        else:
+            self._newest = entry.older
+        if entry.older is not None:
+            entry.older.newer = entry.newer
+        else:
+            self._oldest = entry.newer
+        entry.older = entry.newer = None

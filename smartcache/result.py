@@ -1,0 +1,149 @@
+"""What a request answers: the value, and why it is that value."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+__all__ = ["CacheResult", "CacheStrategy", "ResultMetadata"]
+
+V = TypeVar("V")
+
+
+class CacheStrategy(StrEnum):
+    """What the engine did with a request."""
+
+    BYPASS = "bypass"
+    COMPUTE = "compute"
+    SERVE_STALE = "serve_stale"
+    SERVE_FRESH = "serve_fresh"
+
+
+class ResultMetadata:
+    """Why a value was served.
+
+    Attributes:
+        strategy: what the engine did: bypass, compute, serve_stale or serve_fresh.
+        source: ``cache`` or ``compute``.
+        tier: the tier that held the value: memory, store or none.
+        ttl: the limit in seconds that the request was judged by; 0 where nothing may be held.
+        zone: golden-hour zone; None without a kickoff.
+        age: age of the value in seconds when it was served.
+        vix_status: panic, warning or normal.
+        swr_served: whether a value past its expiry was served.
+        coalesced: whether the request shared a compute it had not started.
+        expires_in: seconds until expiry; 0 or less for a value that is no longer fresh.
+        stale_for: seconds from now until the value may not be served at all.
+        reasoning: the decision in words.
+    """
+
+    __slots__ = (
+        "age",
+        "coalesced",
+        "expires_in",
+        "reason",
+        "stale_for",
+        "strategy",
+        "tier",
+        "ttl",
+        "vix_status",
+        "zone",
+    )
+
+    def __init__(
+        self,
+        strategy: CacheStrategy,
+        tier: str,
+        ttl: float,
+        zone: str | None,
+        age: float,
+        vix_status: str,
+        expires_in: float,
+        stale_for: float,
+        reason: str,
+        coalesced: bool = False,
+    ) -> None:
+        self.strategy = strategy
+        self.tier = tier
+        self.ttl = ttl
+        self.zone = zone
+        self.age = age
+        self.vix_status = vix_status
+        self.expires_in = expires_in
+        self.stale_for = stale_for
+        self.reason = reason
+        self.coalesced = coalesced
+
+    @property
+    def source(self) -> str:
+        """Where the value came from: ``cache`` or ``compute``."""
+        return "compute" if self.tier == "none" else "cache"
+
+    @property
+    def swr_served(self) -> bool:
+        """Whether a value past its expiry was served."""
+        return self.strategy is CacheStrategy.SERVE_STALE
+
+    @property
+    def freshness_score(self) -> float:
+        """1 for a new value, 0 for one at or past its limit."""
+        return max(0.0, min(1.0, 1 - self.age / self.ttl)) if self.ttl > 0 else 0.0
+
+    @property
+    def reasoning(self) -> str:
+        """The decision in words."""
+        parts = [self.reason, f"age {self.age:.3g} s of {self.ttl:g} s" if self.ttl else "never held"]
+        if self.zone:
+            parts.append(f"zone {self.zone}")
+        if self.vix_status != "normal":
+            parts.append(f"odds in {self.vix_status}")
+        if self.coalesced:
+            parts.append("shared another request's compute")
+        return ", ".join(parts)
+
+    def __getitem__(self, name: str) -> Any:
+        if name in _METADATA:
+            return getattr(self, name)
+        raise KeyError(f"metadata has no {name!r}; it has {', '.join(_METADATA)}")
+
+    def keys(self) -> tuple[str, ...]:
+        """The names that can be asked for; with these, ``dict(metadata)`` works."""
+        return _METADATA
+
+    def __repr__(self) -> str:
+        return f"ResultMetadata({dict(self)!r})"
+
+
+_METADATA = (
+    "strategy", "source", "ttl", "zone", "age", "tier", "vix_status", "freshness_score", "reasoning", "swr_served",
+    "coalesced", "expires_in", "stale_for",
+)  # fmt: skip
+
+
+class CacheResult(Generic[V]):
+    """A value with its metadata, as attributes and by name (``result["value"]``)."""
+
+    __slots__ = ("metadata", "value")
+
+    def __init__(self, value: V, metadata: ResultMetadata) -> None:
+        self.value = value
+        self.metadata = metadata
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "value":
+            return self.value
+        if name == "metadata":
+            return self.metadata
+        raise KeyError(f"a result has 'value' and 'metadata', not {name!r}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _METADATA:
+            return getattr(self.metadata, name)
+        raise AttributeError(f"a result has no {name!r}")
+
+    def keys(self) -> tuple[str, str]:
+        """The names that can be asked for; with these, ``dict(result)`` works."""
+        return ("value", "metadata")
+
+    def __repr__(self) -> str:
+        return f"CacheResult(value={self.value!r}, metadata={self.metadata!r})"
