@@ -27,14 +27,13 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from loadtest.popularity import Popularity, read_matches, service_now
 from loadtest.recorder import Recorder
 from loadtest.schedule import Schedule, Slot
+from loadtest.verdict import ROUTE
 from loadtest.wire import Connection, Target, WireError
 from smartcache.tags import MARKETS
 
 _log: Final = logging.getLogger(__name__)
 
 SCENARIO: Final = "matchday"
-#: What every prediction is filed under; the service labels its own count of them likewise.
-ROUTE: Final = "/v1/matches/{match_id}/markets/{market}"
 #: A little longer than the service's own limit for one answer, so that it gets to say what went wrong.
 ANSWER_TIMEOUT: Final = 12.0
 #: From the start of a test to the first slot: time for users to appear.
@@ -298,6 +297,9 @@ def _write_result(environment: Environment, **_: Any) -> None:
     options, runner = environment.parsed_options, environment.runner
     if isinstance(runner, WorkerRunner) or not isinstance(options, Namespace) or not options.result:
         return
+    if isinstance(runner, LocalRunner):
+        # Stopped from outside: let the answers under way come in first.
+        runner.stop()
     warned = runner is not None and (runner.cpu_warning_emitted or runner.worker_cpu_warning_emitted)
     result = {**load.recorder.dump(), "processes": load.report, "cpu_warning": warned}
     Path(options.result).write_text(json.dumps(result), encoding="utf-8")
