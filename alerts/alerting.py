@@ -37,6 +37,8 @@ __all__ = ["ALERTS", "alerts_file"]
 _GAUGE: Final = "1m"
 #: Window of rates that no objective sets.
 _RATE: Final = "5m"
+#: The value of an increase(), which Prometheus extrapolates, as the whole number it stands for.
+_COUNT: Final = '{{ $value | printf "%.0f" }}'
 
 
 def _missed(objective: Objective, record: str, traffic: str, floor: float) -> str:
@@ -80,10 +82,9 @@ def _burn(burn: BurnRate) -> Alert:
         f"and on (job) smartcache:http_error_ratio:rate{burn.short} > ({burn.factor:g} * {budget:g})\n"
         f"and on (job) sum by (job) (rate(smartcache_http_requests_total[{burn.short}])) > {MINIMUM_ANSWERS:g}",
         burn.pending,
-        f"Server errors burn the availability budget {burn.factor:g} times too fast",
+        f"Server errors spend the availability budget at {burn.factor:g} times the pace it allows",
         f"{{{{ $value | humanizePercentage }}}} of the answers of the last {burn.long} are server errors, and the last "
-        f"{burn.short} are no better. At {burn.factor:g} times the pace that {AVAILABILITY.threshold * 100:g} % over "
-        f"{AVAILABILITY.window} allows, the whole budget is spent in {spent}.",
+        f"{burn.short} are no better. At that pace the budget of {AVAILABILITY.window} is spent in {spent}.",
         labels=(("window", burn.long),),
     )
 
@@ -149,9 +150,8 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f"[{PROMISE.window}])) > {PROMISE.threshold:g}",
             "15s",
             "Answers of zone {{ $labels.zone }} were older than allowed ({{ $labels.reason }})",
-            "About {{ $value | humanize }} answers of the last "
-            f"{PROMISE.window} were older than the limit they were judged by (zone {{{{ $labels.zone }}}}, judged "
-            "{{ $labels.reason }}). None may be: customers may have seen outdated predictions.",
+            f"About {_COUNT} answers of the last {PROMISE.window} were older than the limit they were judged by (zone "
+            "{{ $labels.zone }}, judged {{ $labels.reason }}). None may be: customers may have seen outdated predictions.",
             keep="10m",
         ),
     ),
@@ -195,7 +195,7 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
         Alert(
             "SmartCacheBusLagging", "warning", "bus",
             f"max by (job) ({_highest('smartcache_bus_lag_seconds')}) > {BUS_LAG_SECONDS:g}",
-            "1m",
+            "2m",
             "A process hears nothing on the invalidation bus",
             f"A process heard nothing on the bus for {{{{ $value | humanizeDuration }}}}; beyond {BUS_LAG_SECONDS:g} s "
             "it serves nothing it holds as fresh until it has caught up.",
@@ -205,7 +205,7 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f"sum by (job) (increase(smartcache_bus_gaps_total[{_RATE}])) > 0",
             "15m",
             "Processes keep losing bus messages",
-            f"About {{{{ $value | humanize }}}} times in the last {_RATE}, and again and again before, a process could "
+            f"About {_COUNT} times in the last {_RATE}, and again and again before, a process could "
             "not prove that it had heard every message. Each time it stops trusting its memory.",
             keep="5m",
         ),
@@ -241,7 +241,7 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
         Alert(
             "SmartCacheStoreBreakerOpen", "warning", "store",
             f"sum by (job) ({_highest('smartcache_store_breaker_state', state='open')}) > 0",
-            "30s",
+            "2m",
             "Processes have given up on the store",
             "Processes whose circuit breaker is open: {{ $value }}. They no longer ask the store, serve from their own "
             "memory, and queue their invalidations.",
@@ -251,7 +251,7 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f"sum by (job, operation) (rate(smartcache_store_errors_total[{_RATE}])) > {STORE_ERRORS_PER_SECOND:g}",
             "2m",
             "Store operations fail ({{ $labels.operation }})",
-            "{{ $value | humanize }} {{ $labels.operation }} operations a second fail or time out "
+            '{{ $value | printf "%.2f" }} {{ $labels.operation }} operations a second fail or time out '
             f"({STORE_ERRORS_PER_SECOND:g} is tolerated). Callers still get answers.",
             keep="5m",
         ),
@@ -339,7 +339,7 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f"sum by (job, integration) (increase(alertmanager_notifications_failed_total[{_RATE}])) > 0",
             "30s",
             "Alertmanager cannot deliver notifications ({{ $labels.integration }})",
-            f"About {{{{ $value | humanize }}}} notifications by {{{{ $labels.integration }}}} failed in the last "
+            f"About {_COUNT} notifications by {{{{ $labels.integration }}}} failed in the last "
             f"{_RATE}: on-call is not told.",
             keep="5m",
         ),

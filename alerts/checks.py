@@ -42,7 +42,7 @@ def check_rules() -> str:
     return _last_line(_run("promtool", "check", "rules", *map(str, _RULES)))
 
 
-def test_rules() -> str:
+def unit_test_rules() -> str:
     """Run the unit tests of the rules."""
     tests = sorted(map(str, (_FOLDER / "tests").glob("*.yml")))
     _run("promtool", "test", "rules", *tests)
@@ -64,7 +64,7 @@ def check_routing() -> str:
 CHECKS: Final[Mapping[str, Callable[[], str]]] = {
     "lint": check_lint,
     "promtool check rules": check_rules,
-    "promtool test rules": test_rules,
+    "promtool test rules": unit_test_rules,
     "amtool": check_routing,
 }
 
