@@ -30,12 +30,17 @@ from smartcache.layout import Layout
 from smartcache.snapshot import Snapshot, Totals, decode, derive, totals
 from smartcache.tags import MARKETS
 
-__all__ = ["MAGIC", "SUFFIX", "CacheMetrics", "Counter", "Gauge", "Histogram"]
+__all__ = ["MAGIC", "SUFFIX", "CacheMetrics", "Counter", "Gauge", "Histogram", "cells_start"]
 
 #: First bytes of a metrics file; then the header's length (8 bytes, little endian), the header (JSON), the cells.
 MAGIC: Final = b"SMCACHE1"
 SUFFIX: Final = ".metrics"
 _PAGE: Final = 4096
+
+
+def cells_start(header_end: int) -> int:
+    """Where the cells of a metrics file begin when its header ends at that byte: on a page of their own."""
+    return -(-header_end // _PAGE) * _PAGE
 
 
 class _Handle:
@@ -332,8 +337,7 @@ class CacheMetrics:
 
     def _map(self, directory: Path) -> memoryview:
         header = json.dumps({**self.layout.describe(), "pid": os.getpid(), "started": self._clock.time()}).encode()
-        # Cells begin on a page of their own.
-        start = -(-(len(MAGIC) + 8 + len(header)) // _PAGE) * _PAGE
+        start = cells_start(len(MAGIC) + 8 + len(header))
         size = start + 8 * self.layout.cells
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{secrets.token_hex(8)}{SUFFIX}"

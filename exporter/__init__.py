@@ -1,0 +1,1 @@
+"""What every process counted, added up and exposed to Prometheus."""

@@ -1,0 +1,111 @@
+"""The page: the families of the catalogue as prometheus-client writes them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from typing import Any, Final, NamedTuple
+
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from exporter.files import MetricsFiles
+from smartcache.catalogue import FAMILIES, FAMILY, Family
+from smartcache.layout import Layout
+from smartcache.snapshot import Snapshot, decode
+from smartcache.tags import MARKETS
+
+__all__ = ["CacheCollector", "families", "text_page"]
+
+_LAYOUT: Final = Layout({"market": MARKETS})
+#: Every family at zero, for those of which no process has said anything yet.
+_NOTHING: Final = decode(bytes(8 * _LAYOUT.cells), _LAYOUT.describe(), 0.0)
+
+
+class CacheCollector(Collector):
+    """All processes of a directory as one; any prometheus-client registry can take it.
+
+    Args:
+        files: the directory's reader.
+    """
+
+    def __init__(self, files: MetricsFiles) -> None:
+        self._files = files
+
+    def describe(self) -> Iterator[Metric]:
+        """Names and types alone, so that registering reads no file."""
+        return (_metric(family, {}) for family in FAMILIES)
+
+    def collect(self) -> Iterator[Metric]:
+        """The whole page. A file that cannot be read counts as before, and the last families say so."""
+        began = time.perf_counter()
+        reading = self._files.read()
+        yield from families(reading.snapshot)
+
+        def own(name: str, samples: Mapping[tuple[str, ...], float]) -> Metric:
+            return _metric(FAMILY[name], samples)
+
+        yield own("smartcache_processes", {(state,): count for state, count in reading.states.items()})
+        yield own("smartcache_build_info", {(_version(), platform.python_version()): 1})
+        yield own("smartcache_exporter_up", {(): reading.errors == 0})
+        yield own("smartcache_exporter_scrape_errors_total", {(): reading.errors_total})
+        yield own("smartcache_exporter_scrape_duration_seconds", {(): time.perf_counter() - began})
+
+
+def families(snapshot: Snapshot) -> Iterator[Metric]:
+    """Every family that processes record; one that is absent when idle may come without samples."""
+    for family in FAMILIES:
+        if not family.by_exporter:
+            samples = snapshot.samples.get(family.name) or _NOTHING.samples.get(family.name, {})
+            yield _metric(family, samples)
+
+
+def text_page(snapshot: Snapshot) -> str:
+    """The snapshot in the Prometheus text format."""
+    return generate_latest(_Page(snapshot)).decode()
+
+
+class _Page(NamedTuple):
+    snapshot: Snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        return families(self.snapshot)
+
+
+def _metric(family: Family, samples: Mapping[tuple[str, ...], Any]) -> Metric:
+    names = [label.name for label in family.labels]
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.help, labels=names, unit=family.unit)
+        edges = [*map(floatToGoString, (*family.buckets, float("inf")))]
+        for labels, value in samples.items():
+            buckets = [*zip(edges, accumulate(value.counts), strict=True)]
+            histogram.add_metric(labels, buckets, value.total)
+        return histogram
+    if family.name.endswith("_info"):
+        info = InfoMetricFamily(family.name.removesuffix("_info"), family.help, labels=())
+        for labels in samples:
+            info.add_metric((), dict(zip(names, labels, strict=True)))
+        return info
+    make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = make(family.name, family.help, labels=names, unit=family.unit)
+    for labels, value in samples.items():
+        metric.add_metric(labels, value)
+    return metric
+
+
+def _version() -> str:
+    try:
+        return version("smartcache")
+    except PackageNotFoundError:  # run from a folder, not installed
+        return "unknown"
