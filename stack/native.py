@@ -28,8 +28,6 @@ __all__ = ["NativeStack"]
 
 #: Seconds a part has to become ready.
 START_WITHIN: Final = 60.0
-#: Environment variables that a part's behaviour depends on: when one changes, `up` restarts the part.
-_SETTINGS: Final = ("SERVICE_", "SMARTCACHE_", "EXPORTER_", "RECEIVER_", "GF_")
 
 
 class NativeStack:
@@ -207,7 +205,11 @@ class NativeStack:
     def _plan(self, part: Part, values: Mapping[str, str], files: Mapping[str, str]) -> _Plan:
         command = [argument.format_map(values) for argument in part.command]
         environment = {name: text.format_map(values) for name, text in part.environment.items()}
-        inherited = {name: text for name, text in self._settings.environment.items() if name.startswith(_SETTINGS)}
+        inherited = {
+            name: text
+            for name, text in self._settings.environment.items()
+            if name.startswith(part.settings) and name not in self._settings.ports
+        }
         content = [command, inherited | environment, [files[name] for name in part.configuration]]
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return _Plan(command, environment, fingerprint)

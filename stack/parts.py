@@ -27,6 +27,7 @@ class Part:
         optional: true when the part only runs if its program is here; it is never fetched.
         needs: parts that must be healthy before it starts.
         environment: variables set for it.
+        settings: beginnings of the names of variables that it reads itself; `up` restarts it when one changes.
         configuration: names of the rendered files it reads.
     """
 
@@ -38,6 +39,7 @@ class Part:
     optional: bool = False
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
     configuration: tuple[str, ...] = ()
 
     def address(self, port: int) -> str:
@@ -66,6 +68,7 @@ PARTS: Final[tuple[Part, ...]] = (
         ("{python}", "-m", "service"),
         health="/readyz",
         needs=("valkey",),
+        settings=("SERVICE_", "SMARTCACHE_"),
         environment={
             "SERVICE_HOST": "127.0.0.1",
             "SERVICE_PORT": "{service_port}",
@@ -78,6 +81,7 @@ PARTS: Final[tuple[Part, ...]] = (
         "EXPORTER_PORT",
         ("{python}", "-m", "exporter"),
         health="/healthz",
+        settings=("EXPORTER_", "SMARTCACHE_"),
         environment={
             "EXPORTER_HOST": "127.0.0.1",
             "EXPORTER_PORT": "{exporter_port}",
@@ -89,6 +93,7 @@ PARTS: Final[tuple[Part, ...]] = (
         "RECEIVER_PORT",
         ("{python}", "-m", "alerts.receiver"),
         health="/healthz",
+        settings=("RECEIVER_",),
         environment={"RECEIVER_HOST": "127.0.0.1", "RECEIVER_PORT": "{receiver_port}"},
     ),
     Part(
@@ -132,6 +137,7 @@ PARTS: Final[tuple[Part, ...]] = (
         health="/api/health",
         tool="grafana",
         optional=True,
+        settings=("GF_",),
         environment={
             "GF_SERVER_HTTP_ADDR": "127.0.0.1",
             "GF_SERVER_HTTP_PORT": "{grafana_port}",

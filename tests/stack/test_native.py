@@ -1,0 +1,191 @@
+"""The launcher, on small real servers; the real parts are started by tests/end_to_end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from stack.health import ask
+from stack.native import NativeStack
+from stack.parts import Part
+from stack.running import Register, Running, started_at
+from stack.settings import PORTS, Settings
+from stack.standing import StackError
+
+WEB = ("{python}", "-m", "http.server", "--bind", "127.0.0.1", "{service_port}")
+SERVICE = Part("service", "SERVICE_PORT", WEB, health="/", settings=("SERVICE_",))
+EXPORTER = Part("exporter", "EXPORTER_PORT", (*WEB[:-1], "{exporter_port}"), health="/", needs=("service",))
+DYING = Part("exporter", "EXPORTER_PORT", ("{python}", "-c", "raise SystemExit('the cupboard is bare')"), health="/")
+
+
+def free_ports() -> dict[str, str]:
+    """A free port for every port setting."""
+    probes = [socket.socket() for _ in PORTS]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = {name: str(probe.getsockname()[1]) for name, probe in zip(PORTS, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+Make = Callable[..., NativeStack]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Stacks of one folder and one set of free ports, taken down at the end."""
+    fixed = {**os.environ, **free_ports(), "STACK_DIR": str(tmp_path)}
+    yield lambda *parts, **changed: NativeStack(Settings.read({**fixed, **changed}), parts)
+    NativeStack(Settings.read(fixed), ()).down()
+
+
+def recorded(folder: Path) -> dict[str, Running]:
+    return Register(folder / "state.json").read()
+
+
+def test_up_starts_every_part_and_down_leaves_no_process(make: Make, tmp_path: Path) -> None:
+    stack = make(SERVICE, EXPORTER)
+    assert stack.up()
+    standings = stack.status()
+    assert [(standing.name, standing.ready) for standing in standings] == [("service", True), ("exporter", True)]
+    processes = [process for part in recorded(tmp_path).values() for process in part.processes()]
+    assert len(processes) == 2
+    assert stack.down() == ["service", "exporter"]
+    assert not any(process.is_running() for process in processes)
+    assert not stack.running()
+    assert stack.down() == []
+
+
+def test_a_second_up_changes_nothing(make: Make, tmp_path: Path) -> None:
+    assert make(SERVICE).up()
+    before = recorded(tmp_path)
+    assert not make(SERVICE).up()
+    assert recorded(tmp_path) == before
+
+
+def test_up_restarts_what_changed_and_what_died_and_only_that(make: Make, tmp_path: Path) -> None:
+    make(SERVICE, EXPORTER).up()
+    before = recorded(tmp_path)
+    assert make(SERVICE, EXPORTER).up() is False
+
+    os.kill(before["exporter"].pid, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(before["exporter"].pid)], timeout=10)
+    assert make(SERVICE, EXPORTER).up()
+    repaired = recorded(tmp_path)
+    assert repaired["service"] == before["service"]
+    assert repaired["exporter"].pid != before["exporter"].pid
+
+    moved = free_ports()["SERVICE_PORT"]
+    assert make(SERVICE, EXPORTER, SERVICE_PORT=moved).up()
+    assert recorded(tmp_path)["service"].port == int(moved)
+    assert recorded(tmp_path)["exporter"].pid == repaired["exporter"].pid
+    assert not ask(before["service"].port, "/").ready
+
+    assert make(SERVICE, EXPORTER, SERVICE_PORT=moved, SERVICE_FAULTS="on").up()
+    assert recorded(tmp_path)["service"].pid != repaired["service"].pid
+    assert recorded(tmp_path)["exporter"].pid == repaired["exporter"].pid
+
+
+def test_a_taken_port_is_said_by_name_before_anything_starts(make: Make, tmp_path: Path) -> None:
+    port = int(free_ports()["EXPORTER_PORT"])
+    with socket.create_server(("127.0.0.1", port)):
+        with pytest.raises(StackError) as said:
+            make(SERVICE, EXPORTER, EXPORTER_PORT=str(port)).up()
+        assert f"port {port} of exporter is taken" in str(said.value)
+        assert f"(process {os.getpid()})" in str(said.value)
+        assert "set EXPORTER_PORT to another port" in str(said.value)
+    assert recorded(tmp_path) == {}
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_part_that_dies_at_start_shows_its_log_and_takes_the_others_down(make: Make, tmp_path: Path) -> None:
+    settings = free_ports()
+    with pytest.raises(StackError, match=r"exporter ended at start with exit code 1\n(.*\n)*.*the cupboard is bare"):
+        make(SERVICE, DYING, **settings).up()
+    assert recorded(tmp_path) == {}
+    assert not ask(int(settings["SERVICE_PORT"]), "/").ready
+
+
+def test_a_failed_repair_leaves_what_ran_before(make: Make, tmp_path: Path) -> None:
+    make(SERVICE).up()
+    before = recorded(tmp_path)
+    with pytest.raises(StackError, match="the cupboard is bare"):
+        make(SERVICE, DYING).up()
+    assert recorded(tmp_path) == before
+
+
+def test_an_absent_optional_part_says_how_to_get_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    grafana = Part("grafana", "GRAFANA_PORT", ("{grafana}",), health="/", tool="grafana", optional=True)
+    stack = make(SERVICE, grafana)
+    assert stack.up()
+    absent = stack.status()[1]
+    assert (absent.name, absent.address, absent.ready) == ("grafana", "", False)
+    assert absent.said.startswith("absent: put Grafana's bin folder on the PATH")
+
+
+def test_down_never_touches_a_stranger_who_got_the_process_id(make: Make, tmp_path: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        entry = {"name": "service", "pid": stranger.pid, "started": "1", "port": 1, "fingerprint": ""}
+        (tmp_path / "state.json").write_text(json.dumps([entry]))
+        assert make(SERVICE).down() == []
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_workers_that_outlive_their_leader_and_those_that_do_not_listen_are_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
+    leader = subprocess.Popen(
+        [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"],
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+    )
+    assert leader.stdout is not None
+    assert leader.stdout.readline() == b"up\n"
+    part = Running("service", leader.pid, started_at(leader.pid) or "", 1, "")
+    assert len(part.processes()) == 2
+    leader.kill()
+    leader.wait()
+    leader.stdout.close()
+    (orphan,) = part.processes()
+    monkeypatch.setattr("stack.running.STOP_WITHIN", 0.2)
+    part.stop()
+    assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+    assert part.processes() == []
+
+
+def test_a_degraded_part_is_ready_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "readyz").write_text(json.dumps({"degraded": True, "reasons": ["store down"]}))
+    port = int(free_ports()["SERVICE_PORT"])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "--directory", str(tmp_path), str(port)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not ask(port, "/").ready:
+            assert server.poll() is None
+            time.sleep(0.05)
+        health = ask(port, "/readyz")
+        assert (health.ready, health.said) == (True, "ready, degraded: store down")
+        assert ask(port, "/nowhere").said == "/nowhere answered 404"
+    finally:
+        server.terminate()
+        server.wait()
