@@ -34,6 +34,8 @@ class Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     Attributes:
         value: the value.
         compute_seconds: how long its compute took.
+        match_id: match it belongs to, if any.
+        market: market it belongs to, if any.
         kickoff: epoch seconds, if known.
         lineup_confirmed: whether the line-up was confirmed.
         ttl: limit in seconds set by the caller.
@@ -45,6 +47,8 @@ class Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     value: Any
     compute_seconds: float
+    match_id: str | None
+    market: str | None
     kickoff: float | None
     lineup_confirmed: bool
     ttl: float | None

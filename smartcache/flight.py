@@ -21,11 +21,24 @@ class Flight(Generic[T]):
         started: whether the compute has begun; until then, whoever needs a compute that starts later may join.
         fenced: whether something was invalidated since it began, so that its result may be handed to those who
             waited already, but to nobody else.
+        gone: whether that took away what was held before too, so that it may not be served if the compute fails.
         following: the flight that starts when this one ends.
     """
 
-    __slots__ = ("_done", "_error", "_lock", "_value", "_waiters", "fenced", "following", "loop", "market", "match_id",
-                 "started")  # fmt: skip
+    __slots__ = (
+        "_done",
+        "_error",
+        "_lock",
+        "_value",
+        "_waiters",
+        "fenced",
+        "following",
+        "gone",
+        "loop",
+        "market",
+        "match_id",
+        "started",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, match_id: str | None, market: str | None) -> None:
         self.loop = loop
@@ -33,6 +46,7 @@ class Flight(Generic[T]):
         self.market = market
         self.started = False
         self.fenced = False
+        self.gone = False
         self.following: Flight[T] | None = None
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -136,17 +150,23 @@ class Board(Generic[T]):
         with self._lock:
             for flight in self._flights.values():
                 if flight.match_id == match_id and (flight.market is None or flight.market in markets):
-                    flight.fenced = flight.started
+                    _fence(flight, gone=True)
 
-    def fence_key(self, key: str) -> None:
+    def fence_key(self, key: str, *, gone: bool) -> None:
         """Mark the flight of one key."""
         with self._lock:
-            flight = self._flights.get(key)
-            if flight is not None:
-                flight.fenced = flight.started
+            if key in self._flights:
+                _fence(self._flights[key], gone=gone)
 
     def fence_all(self) -> None:
         """Mark every flight."""
         with self._lock:
             for flight in self._flights.values():
-                flight.fenced = flight.started
+                _fence(flight, gone=True)
+
+
+def _fence(flight: Flight[T], *, gone: bool) -> None:
+    # One that has not begun will see the world as it is then.
+    if flight.started:
+        flight.fenced = True
+    flight.gone = flight.gone or gone

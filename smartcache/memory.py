@@ -18,18 +18,17 @@ __all__ = ["Entry", "MemoryTier"]
 class Entry:
     """A held value and what it is judged by.
 
-    ``born`` is the instant of its compute's end on this process's monotonic clock. ``judged_for`` and ``lifetime`` hold
-    the last judgement, so that asking again under the same conditions costs two comparisons.
+    ``born`` is the instant of its compute's end on this process's monotonic clock. ``judgement`` holds the
+    last one with its conditions, so that asking again under the same conditions costs a comparison.
     """
 
     __slots__ = (
         "born",
         "compute_seconds",
         "expired",
-        "judged_for",
+        "judgement",
         "key",
         "kickoff",
-        "lifetime",
         "lineup_confirmed",
         "market",
         "match_id",
@@ -82,8 +81,7 @@ class Entry:
         self.written = written
         self.expired = expired
         self.size = size
-        self.judged_for: tuple[float | None, bool, float] | None = None
-        self.lifetime = Lifetime(0.0, 0.0)
+        self.judgement: tuple[tuple[Any, ...], Lifetime] | None = None
         self.visited = False
         self.newer: Entry | None = None
         self.older: Entry | None = None

@@ -151,7 +151,7 @@ def _add_last_minute(
     recent = [
         cell
         for cell in range(first, first + 3 * slots, 3)
-        if newest - 60 // seconds < ints[cell] <= newest and floats[cell + 1] >= 0
+        if max(0, newest - 60 // seconds) < ints[cell] <= newest and floats[cell + 1] >= 0
     ]
     if recent:
         samples[_SLOWEST] = {(): max(floats[cell + 1] for cell in recent)}

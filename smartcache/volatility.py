@@ -6,6 +6,7 @@ Windows and the governor hold what they were fed and are told the time; nothing 
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -178,12 +179,18 @@ class Volatility:
         self._most_keys = most_keys
         self._windows: OrderedDict[str, Window] = OrderedDict()
         self._by_market: dict[str, dict[str, Window]] = {}
+        # Ticks come from the bus's thread too; moments read half-way through an update would be wrong.
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def tick(self, market_key: str, odds: float, instant: float) -> None:
         """Take in a tick at ``instant`` (epoch seconds)."""
+        with self._lock:
+            self._tick(market_key, odds, instant)
+
+    def _tick(self, market_key: str, odds: float, instant: float) -> None:
         window = self._windows.get(market_key)
         if window is None:
             if len(self._windows) >= self._most_keys:
@@ -199,8 +206,9 @@ class Volatility:
         window = self._windows.get(market_key)
         if window is None:
             return Judgement(NORMAL, None, None, 0)
-        window.forget_before(now - self.limits.window)
-        return window.judge(current, self.limits)
+        with self._lock:
+            window.forget_before(now - self.limits.window)
+            return window.judge(current, self.limits)
 
     def keys_of(self, match_id: str, market: str) -> tuple[str, ...]:
         """Market keys with a window that name this match and market."""
