@@ -137,10 +137,9 @@ def renew(key: str, token: str, lease_ms: int) -> Command:
 # Every change below ends in a message to the log; its sequence number is minted in the same step.
 _ANNOUNCE: Final = """
 local function announce(log, sequence, seed, ...)
-  local number
-  if redis.call('EXISTS', sequence) == 1 then number = redis.call('INCR', sequence)
-  else redis.call('SET', sequence, seed); number = seed end
-  redis.call('XADD', log, 'MAXLEN', '~', 10000, '*', 'n', number, ...)
+  if redis.call('EXISTS', sequence) == 1 then redis.call('INCR', sequence) else redis.call('SET', sequence, seed) end
+  -- Read back as text: a number would pass through a double and lose its last digits.
+  redis.call('XADD', log, 'MAXLEN', '~', 10000, '*', 'n', redis.call('GET', sequence), ...)
 end
 local function move(version, seed, keep)
   if redis.call('EXISTS', version) == 1 then redis.call('INCR', version) else redis.call('SET', version, seed) end
