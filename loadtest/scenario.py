@@ -69,12 +69,12 @@ class Load:
         assert isinstance(runner, (LocalRunner, WorkerRunner))
         self.stop()
         self._schedule = None
+        if not options.rate > 0:
+            raise ValueError(f"--rate={options.rate:g}: allowed: above 0")
         self.target = Target.parse(environment.host or "", "--host")
         self._requests.clear()
         markets = chosen_markets(options.markets)
         self._read_fixtures(markets)
-        if not options.rate > 0:
-            raise ValueError(f"--rate={options.rate:g}: allowed: above 0")
         # The processes' slots interleave instead of coinciding.
         start = time.monotonic() + _LEAD + max(runner.worker_index, 0) / options.rate
         self._schedule = Schedule(

@@ -24,7 +24,7 @@ def a_record(answered: int = 1000, judged: Mapping[str, int] | None = None, hit:
     return Record(recorder, [dict(CALM)])
 
 
-def gains(answered: int = 1000, **changed: float) -> Reading:
+def gains(answered: float = 1000, **changed: float) -> Reading:
     """What Prometheus holds of a good run; ``changed`` names values by the keys below."""
     value = {
         "hit": answered * 0.9, "miss": answered * 0.1, "panic": 0.0, "normal": float(answered), "code_500": 0.0,
