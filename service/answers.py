@@ -6,19 +6,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import Final
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
-__all__ = ["Answer", "CacheMetadata", "RequestError", "cache_headers"]
+from smartcache import CacheStrategy, ResultMetadata
+
+__all__ = ["NO_STORE", "Answer", "RequestError", "cache_headers"]
 
 Header = tuple[bytes, bytes]
 
-_JSON: Final = (b"content-type", b"application/json")
 NO_STORE: Final = (b"cache-control", b"no-store")
+_JSON: Final = (b"content-type", b"application/json")
+_encode: Final = msgspec.json.Encoder().encode
 
-encode: Final = msgspec.json.Encoder().encode
+
+class Answer(Response):
+    """A JSON answer. Lighter than Starlette's own: bytes go out as they are, headers come ready.
+
+    Args:
+        content: what the body says, or the body itself when it is bytes.
+        code: HTTP status.
+        headers: headers beside content type and length.
+    """
+
+    def __init__(self, content: object, code: int = 200, headers: Iterable[Header] = (NO_STORE,)) -> None:
+        self.status_code = code
+        self.background = None
+        self.body = content if isinstance(content, bytes) else _encode(content)
+        self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body)), *headers]
 
 
 class RequestError(Exception):
@@ -28,62 +45,21 @@ class RequestError(Exception):
         code: HTTP status.
         error: what was wrong, naming the value.
         allowed: what would have been right: a description, or the values.
-        headers: further headers of the answer.
     """
 
-    def __init__(self, code: int, error: str, allowed: object = None, headers: Iterable[Header] = ()) -> None:
+    def __init__(self, code: int, error: str, allowed: object = None) -> None:
         super().__init__(error)
         self.code = code
         self.error = error
         self.allowed = allowed
-        self.headers = tuple(headers)
 
-    def answer(self) -> Answer:
+    def answer(self, headers: Iterable[Header] = ()) -> Answer:
         """The answer that tells the client."""
-        body: dict[str, object] = {"error": self.error}
-        if self.allowed is not None:
-            body["allowed"] = self.allowed
-        return Answer(body, self.code, (NO_STORE, *self.headers))
+        body = {"error": self.error} | ({} if self.allowed is None else {"allowed": self.allowed})
+        return Answer(body, self.code, (NO_STORE, *headers))
 
 
-class Answer:
-    """A JSON answer; as an ASGI application it sends itself.
-
-    Args:
-        content: what the body says, or the body itself when it is bytes.
-        code: HTTP status.
-        headers: headers beside content type and length.
-    """
-
-    __slots__ = ("body", "code", "headers")
-
-    def __init__(self, content: object, code: int = 200, headers: Iterable[Header] = (NO_STORE,)) -> None:
-        self.body = content if isinstance(content, bytes) else encode(content)
-        self.code = code
-        self.headers = headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer; without its body when only the head was asked for."""
-        length = (b"content-length", str(len(self.body)).encode())
-        headers: list[Any] = [_JSON, length, *self.headers]
-        await send({"type": "http.response.start", "status": self.code, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else self.body})
-
-
-class CacheMetadata(Protocol):
-    """What the headers need of the engine's metadata; times in seconds."""
-
-    strategy: str
-    zone: str | None
-    age: float
-    tier: str
-    vix_status: str | None
-    coalesced: bool
-    expires_in: float
-    stale_for: float
-
-
-def cache_headers(metadata: CacheMetadata, most: int, forced: bool = False) -> list[Header]:
+def cache_headers(metadata: ResultMetadata, most: int, forced: bool = False) -> list[Header]:
     """``Cache-Status``, ``Age`` and ``Cache-Control`` of an answer from the engine.
 
     ``max-age`` is the freshness that remains and ``stale-while-revalidate`` what remains of the window after it, each
@@ -93,33 +69,28 @@ def cache_headers(metadata: CacheMetadata, most: int, forced: bool = False) -> l
     Args:
         metadata: the engine's account of the answer.
         most: cap of either, in seconds.
-        forced: the client asked for a fresh computation (``Cache-Control: no-cache``).
+        forced: whether the client asked for a new computation (``Cache-Control: no-cache``).
     """
     headers = [
         (b"cache-status", _cache_status(metadata, forced).encode()),
         (b"age", b"%d" % max(0, metadata.age)),
     ]
-    if metadata.vix_status in ("panic", "warning") or metadata.zone == "match_started":
+    if metadata.vix_status != "normal" or metadata.zone == "match_started":
         return [*headers, NO_STORE]
-    fresh = int(min(most, max(0, metadata.expires_in)))
-    stale = int(min(most, max(0, metadata.stale_for)))
-    return [*headers, (b"cache-control", b"max-age=%d, stale-while-revalidate=%d" % (fresh, stale))]
+    fresh = max(0, metadata.expires_in)
+    stale = max(0, metadata.stale_for - fresh)
+    lifetime = b"max-age=%d, stale-while-revalidate=%d" % (min(most, fresh), min(most, stale))
+    return [*headers, (b"cache-control", lifetime)]
 
 
-def _cache_status(metadata: CacheMetadata, forced: bool) -> str:
-    match metadata.strategy:
-        case "serve_fresh" | "serve_stale":
-            # Negative once stale; rounded down, so that a value about to expire never claims a second more.
-            status = f"smartcache; hit; ttl={metadata.expires_in // 1:.0f}; detail={metadata.tier}"
-        case "compute":
-            status = f"smartcache; fwd=miss{_collapsed(metadata)}; stored"
-        case _ if forced:
-            status = f"smartcache; fwd=request{_collapsed(metadata)}; detail=forced"
-        case _:
-            reason = "started" if metadata.zone == "match_started" else "panic"
-            status = f"smartcache; fwd=bypass{_collapsed(metadata)}; detail={reason}"
-    return status
-
-
-def _collapsed(metadata: CacheMetadata) -> str:
-    return "; collapsed" if metadata.coalesced else ""
+def _cache_status(metadata: ResultMetadata, forced: bool) -> str:
+    if metadata.strategy in (CacheStrategy.SERVE_FRESH, CacheStrategy.SERVE_STALE):
+        # Negative once stale; rounded down, so that a value about to expire never claims a second more.
+        return f"smartcache; hit; ttl={metadata.expires_in // 1:.0f}; detail={metadata.tier}"
+    if metadata.strategy is CacheStrategy.COMPUTE:
+        why = "fwd=miss; stored"
+    elif metadata.zone == "match_started":
+        why = "fwd=bypass; detail=started"
+    else:
+        why = "fwd=request; detail=forced" if forced else "fwd=bypass; detail=panic"
+    return f"smartcache; {why}; collapsed" if metadata.coalesced else f"smartcache; {why}"

@@ -1,8 +1,8 @@
-"""The price book: the odds of the coming day's matches, and which of them bear on which market."""
+"""The price book: the odds of the coming day's matches, and which market leans on which prices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -11,14 +11,13 @@ from service.fixtures import Fixtures, Match
 from service.model import Model
 from service.odds import HORIZON, PricePath, Tick, match_paths
 
-__all__ = ["RELATED", "PriceBook"]
+__all__ = ["LEANS_ON", "PriceBook"]
 
-#: The priced market whose odds tell that a market's prediction may have aged. Nothing priced bears on the others.
-RELATED: Final[Mapping[str, str]] = {
-    "over_under_25": "over_under_25",
+#: The priced market that a market without prices of its own leans on: when its odds move, the prediction has aged too.
+#: A priced market is judged by its own last ticks; corners, cards and penalties have nothing to be judged by.
+LEANS_ON: Final[Mapping[str, str]] = {
     "btts": "over_under_25",
     "clean_sheet": "over_under_25",
-    "match_result": "match_result",
     "double_chance": "match_result",
     "handicap": "match_result",
     "halftime_fulltime": "match_result",
@@ -44,48 +43,53 @@ class PriceBook:
         """Take in a price seen at ``instant`` (epoch seconds)."""
         self._posted[market_key] = Tick(instant, odds)
 
-    def market_odds(self, match: Match, market: str) -> dict[str, float]:
-        """Current decimal odds, by market key, of the priced market that bears on ``market``; three at most."""
-        related = RELATED.get(market)
-        if related is None:
+    def odds_leant_on(self, match: Match, market: str) -> dict[str, float]:
+        """Current decimal odds, by market key, of the market that ``market`` leans on; three at most."""
+        priced = LEANS_ON.get(market)
+        if priced is None:
             return {}
         now = self._clock.time()
         return {
             path.market_key: tick.odds
             for path in self._paths_of(match, now)
-            if path.market == related and (tick := self._current(path, now)) is not None
+            if path.market == priced and (tick := self._current(path, now))
         }
 
     def selection_odds(self, match: Match) -> dict[str, float]:
         """Current decimal odds of all priced selections, by ``market:selection``."""
         now = self._clock.time()
-        return {
-            path.selection: tick.odds
-            for path in self._paths_of(match, now)
-            if (tick := self._current(path, now)) is not None
-        }
+        return {path.selection: tick.odds for path in self._paths_of(match, now) if (tick := self._current(path, now))}
 
     def changes(self, after: float, until: float) -> list[tuple[float, str, float]]:
         """Drawn changes later than ``after`` and not later than ``until`` (epoch seconds), oldest first.
 
         Each is an instant, a market key and decimal odds.
         """
+        now = self._clock.now()
         return sorted(
             (tick.instant, path.market_key, tick.odds)
-            for match in self._coming(until)
+            for match in self._fixtures.between(now, now + timedelta(seconds=HORIZON))
             for path in self._paths_of(match, until)
             for tick in path.between(after, until)
         )
 
-    def _coming(self, now: float) -> Iterator[Match]:
-        moment = self._clock.now()
-        return self._fixtures.between(moment, moment + timedelta(seconds=HORIZON))
+    def forget_started(self) -> None:
+        """Let go of the prices of matches that have kicked off."""
+        now = self._clock.time()
+        gone = {match_id for match_id, paths in self._paths.items() if paths[0].kickoff <= now}
+        self._paths = {match_id: paths for match_id, paths in self._paths.items() if match_id not in gone}
+        self._posted = {key: tick for key, tick in self._posted.items() if key.partition(":")[0] not in gone}
 
     def _paths_of(self, match: Match, now: float) -> tuple[PricePath, ...]:
         paths = self._paths.get(match.match_id)
         if paths is None:
             if not 0 < match.kickoff.timestamp() - now <= HORIZON:
                 return ()
-            self._forget_started(now)
             paths = self._paths[match.match_id] = match_paths(match, self._model.rates(match))
         return paths
+
+    def _current(self, path: PricePath, now: float) -> Tick | None:
+        drawn, posted = path.at(now), self._posted.get(path.market_key)
+        if posted and (drawn is None or posted.instant >= drawn.instant):
+            return posted
+        return drawn

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 from service.fixtures import Match
 from service.markets import PRICED, selection_probabilities
 from service.model import Rates
-from smartcache.keys import key_factory
+from smartcache import key_factory
 
 __all__ = ["HORIZON", "LADDER", "ODDS_SOURCE", "PricePath", "Tick", "match_paths"]
 
@@ -88,6 +88,7 @@ class PricePath:
         market: the priced market.
         selection: ``market:selection``.
         market_key: match, market, selection and line, as volatility windows are keyed.
+        kickoff: epoch seconds.
         instants: epoch seconds at which the price changed, ascending.
         odds: the price from each instant on, decimal odds.
     """
@@ -95,6 +96,7 @@ class PricePath:
     market: str
     selection: str
     market_key: str
+    kickoff: float
     instants: Sequence[float]
     odds: Sequence[float]
 
@@ -136,7 +138,8 @@ def _draw(match: Match, market: str, selection: str, line: str, chances: dict[st
             if LADDER[position] != odds[-1]:
                 instants.append(instant)
                 odds.append(LADDER[position])
-    return PricePath(market, name, key_factory.market_key(match.match_id, market, selection, line), instants, odds)
+    market_key = key_factory.market_key(match.match_id, market, selection, line)
+    return PricePath(market, name, market_key, kickoff, instants, odds)
 
 
 class _Guide:
@@ -155,7 +158,8 @@ class _Guide:
             instant -= _DRIFT_SPAN
             level += rng.gauss(0, _DRIFT)
             knots.append((instant, level))
-        self._instants, self._levels = zip(*reversed(knots), strict=True)
+        self._instants = [instant for instant, _ in reversed(knots)]
+        self._levels = [level for _, level in reversed(knots)]
 
     def level(self, instant: float) -> float:
         """The line's ladder position at ``instant`` (epoch seconds)."""
@@ -196,7 +200,6 @@ def _level(price: float) -> float:
 class _Move(NamedTuple):
     """A real selection's mid price an hour before kickoff and, as factors of it, 30 minutes and 1 minute before."""
 
-    event: str
     price: float
     middle: float
     last: float
@@ -206,11 +209,11 @@ class _Move(NamedTuple):
 def _moves() -> dict[tuple[str, str], tuple[_Move, ...]]:
     """The packaged extract, by market and selection, cheapest first."""
     moves: dict[tuple[str, str], list[_Move]] = {}
-    with files("service").joinpath("data/prices/moves.csv").open(encoding="utf-8", newline="") as source:
-        for row in csv.DictReader(source):
-            start, middle, last = (float(row[f"mid_{minutes}"]) for minutes in (60, 30, 1))
-            move = _Move(row["event"], start, middle / start, last / start)
-            moves.setdefault((row["market"], row["selection"]), []).append(move)
+    extract = files("service").joinpath("data/prices/moves.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(extract.splitlines()):
+        start, middle, last = (float(row[f"mid_{minutes}"]) for minutes in (60, 30, 1))
+        move = _Move(start, middle / start, last / start)
+        moves.setdefault((row["market"], row["selection"]), []).append(move)
     return {key: tuple(sorted(rows, key=lambda move: move.price)) for key, rows in moves.items()}
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 __all__ = ["Settings", "SettingsError", "read_settings"]
@@ -29,7 +28,9 @@ class Settings:
         faults: whether ``POST /v1/faults`` is there.
         max_age: most seconds that ``Cache-Control`` allows a client to keep an answer without asking.
         max_body: most bytes of a request's body.
-        metrics_dir: folder for the per-process metrics files that the exporter reads; None: not exported.
+        texts: every setting as it was given, by its environment variable.
+
+    The engine's own settings (``SMARTCACHE_*``) are read and checked by :class:`smartcache.CacheConfig`.
     """
 
     host: str
@@ -40,7 +41,7 @@ class Settings:
     faults: bool
     max_age: int
     max_body: int
-    metrics_dir: Path | None
+    texts: Mapping[str, str]
 
 
 def _whole(lowest: int, highest: int) -> tuple[Callable[[str], int], str]:
@@ -129,14 +130,15 @@ def read_settings(environment: Mapping[str, str], arguments: Sequence[str] = ())
             )
     given = vars(parser.parse_args(arguments))
     values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     for setting in _SETTINGS:
         text = given.get(setting.field)
         if text is None:
             text = environment.get(setting.variable, setting.default)
+        texts[setting.variable] = text
         try:
             values[setting.field] = setting.parse(text)
         except (ValueError, KeyError):
             names = setting.variable + (f" or {setting.option}" if setting.option else "")
             raise SettingsError(f"{names} is {text!r}: allowed is {setting.allowed}") from None
-    folder = environment.get("SMARTCACHE_METRICS_DIR", "")
-    return Settings(**values, metrics_dir=Path(folder) if folder else None)
+    return Settings(**values, texts=texts)

@@ -124,7 +124,9 @@ def test_markets_agree_with_one_another(fixtures: Fixtures, model: Model) -> Non
     result, double, turns = chances("match_result"), chances("double_chance"), chances("halftime_fulltime")
     assert double["home_or_draw"] == pytest.approx(result["home"] + result["draw"], abs=2e-4)
     for full in ("home", "draw", "away"):
-        assert sum(turns[f"{half}_{full}"] for half in ("home", "draw", "away")) == pytest.approx(result[full], abs=5e-4)
+        assert sum(turns[f"{half}_{full}"] for half in ("home", "draw", "away")) == pytest.approx(
+            result[full], abs=5e-4
+        )
     assert chances("first_goalscorer")["no_goal"] == pytest.approx(math.exp(-rates.home - rates.away), abs=1e-4)
 
 

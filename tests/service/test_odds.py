@@ -18,9 +18,7 @@ Drawn = list[tuple[Match, tuple[PricePath, ...]]]
 def drawn() -> Drawn:
     fixtures = load_fixtures()
     model = fit(fixtures.played_before(NOW), NOW)
-    return [
-        (match, match_paths(match, model.rates(match))) for match in fixtures.between(NOW, NOW + timedelta(days=9))
-    ]
+    return [(match, match_paths(match, model.rates(match))) for match in fixtures.between(NOW, NOW + timedelta(days=9))]
 
 
 def quantile(values: list[float], share: float) -> float:

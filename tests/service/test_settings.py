@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +13,12 @@ def test_defaults() -> None:
     assert (settings.host, settings.port, settings.workers, settings.faults) == ("127.0.0.1", 8000, 1, False)
     assert settings.at == datetime(2025, 3, 1, 14, 16, tzinfo=UTC)
     assert settings.extra_latency == 0.025
-    assert settings.metrics_dir is None
 
 
 def test_arguments_win_over_the_environment() -> None:
-    environment = {"SERVICE_PORT": "8100", "SERVICE_WORKERS": "2", "SMARTCACHE_METRICS_DIR": "metrics"}
+    environment = {"SERVICE_PORT": "8100", "SERVICE_WORKERS": "2"}
     settings = read_settings(environment, ["--port", "8200", "--at", "2024-12-26T13:00+01:00"])
-    assert (settings.port, settings.workers, settings.metrics_dir) == (8200, 2, Path("metrics"))
+    assert (settings.port, settings.workers) == (8200, 2)
     assert settings.at == datetime(2024, 12, 26, 12, 0, tzinfo=UTC)
 
 

@@ -1,6 +1,6 @@
 """Cut ``moves.csv`` from the published A-League price file.
 
-    python service/data/prices/extract.py A-League_Womens_2021-2022_All_Markets.csv.gz > service/data/prices/moves.csv
+    cd service/data/prices; python extract_moves.py A-League_Womens_2021-2022_All_Markets.csv.gz > moves.csv
 
 A row is one selection whose best back and best lay prices were both there, and less than 5 % apart, at 60, 30 and
 1 minutes before kickoff. Prices are mid prices (mean of best back and best lay), decimal odds.
