@@ -79,7 +79,7 @@ class Bus:
         self._last_heard.set(self.heard)
         self._sequence: bytes | None = None
         self._log_id: bytes | None = None
-        self._ticks_id: bytes | str = "0"
+        self._ticks_id: bytes | int = int((time.time() - config.vix_window) * 1000)  # a window's worth to begin with
         self._ticks: deque[Tick] = deque(maxlen=_MOST_TICKS_WAITING)
         self._changes: deque[protocol.Command] = deque()
         self._wake = threading.Event()
@@ -126,10 +126,11 @@ class Bus:
         while not self._stop.is_set():
             client = connect_sync(self._config, _REPLY_TIMEOUT)
             try:
-                self._catch_up(client)
-                failing = False
+                if self._log_id is None:
+                    self._find_place(client)
                 while not self._stop.is_set():
                     self._hear(client)
+                    failing = False
             except Exception as error:
                 if self._stop.is_set():
                     return
@@ -141,20 +142,18 @@ class Bus:
             finally:
                 client.close()
 
-    def _catch_up(self, client: Any) -> None:
-        """Find the place in both streams; anything that may have been missed before is a gap."""
-        if self._log_id is None:
-            # The last message and the sequence in one step, so that nothing falls between them.
-            pipeline = client.pipeline(transaction=True)
-            pipeline.get(protocol.LOG_SEQUENCE)
-            pipeline.xrevrange(protocol.LOG, count=1)
-            self._sequence, newest = pipeline.execute()
-            self._log_id = newest[0][0] if newest else b"0"
-            # What this process took into memory before it listened may have been retired meanwhile.
-            self._on_gap()
-            oldest_wanted = int((time.time() - self._config.vix_window) * 1000)
-            self._ticks_id = f"{max(0, oldest_wanted)}-0"
-        self._heard_at(self._clock.monotonic())
+    def _find_place(self, client: Any) -> None:
+        """Begin at the log's end; whatever was said before is taken as missed."""
+        # The last message and the sequence in one step, so that nothing falls between them.
+        pipeline = client.pipeline(transaction=True)
+        pipeline.get(protocol.LOG_SEQUENCE)
+        pipeline.xrevrange(protocol.LOG, count=1)
+        asked = self._clock.monotonic()
+        self._sequence, newest = pipeline.execute()
+        self._log_id = newest[0][0] if newest else b"0"
+        # What this process took into memory before it listened may have been retired meanwhile.
+        self._on_gap()
+        self._heard_at(asked)
 
     def _hear(self, client: Any) -> None:
         asked = self._clock.monotonic()
@@ -188,8 +187,7 @@ class Bus:
     def _missed(self, client: Any) -> None:
         _log.warning("messages on the bus were lost; memory is dropped")
         self._gaps.add()
-        self._log_id = None
-        self._catch_up(client)
+        self._find_place(client)
 
     def _heard_at(self, instant: float) -> None:
         self.heard = instant

@@ -551,8 +551,15 @@ class SmartCache:
         return entry.judgement[1]
 
     def _trusts_memory(self, entry: Entry, now: float) -> bool:
-        """Whether an entry in memory may be called fresh: nothing said about it can have been missed."""
-        return self._bus is None or now - self._bus.heard <= self.config.bus_silence or entry.born >= self._bus.heard
+        """Whether an entry in memory may be called fresh.
+
+        While the bus is silent something may have been said about it, unless it was computed after the silence was
+        noticed: then the store answers nobody, and no invalidation is acknowledged anywhere.
+        """
+        if self._bus is None:
+            return True
+        noticed = self._bus.heard + self.config.bus_silence
+        return now <= noticed or entry.born > noticed
 
     def _error_limit(self, request: _Request, held: Entry | None, store_answers: bool) -> float:
         """Age up to which a held value may be served when its compute fails."""

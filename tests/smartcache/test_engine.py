@@ -43,7 +43,8 @@ async def test_miss_then_hit(cache: SmartCacheEnhanced, clock: VirtualClock, mod
 
 
 async def test_none_and_empty_values_are_values(cache: SmartCacheEnhanced) -> None:
-    for value in (None, {}, [], "", 0, False):
+    values: tuple[Any, ...] = (None, {}, [], "", 0, False)
+    for value in values:
         runs = 0
 
         async def compute(value: Any = value) -> Any:
@@ -256,15 +257,15 @@ async def test_panic_bypasses_and_warning_shortens(
 ) -> None:
     for price in (2.0, 2.2, 1.8, 2.1, 1.9):
         cache.update_vix_snapshot(market_key="7:btts:yes:", odds=price)
-    match = context(clock)
+    match: Any = context(clock)
     await cache.get_with_intelligence(KEY, model, match)
-    panic = await cache.get_with_intelligence(KEY, model, {**match, "current_odds": {"7:btts:yes:": 3.0}})
+    panic = await cache.get_with_intelligence(KEY, model, match | {"current_odds": {"7:btts:yes:": 3.0}})
     assert (panic.strategy, panic.vix_status, panic.value) == ("bypass", "panic", {"run": 2})
     clock.advance(61)
-    calm = await cache.get_with_intelligence(KEY, model, {**match, "current_odds": {"7:btts:yes:": 2.0}})
+    calm = await cache.get_with_intelligence(KEY, model, match | {"current_odds": {"7:btts:yes:": 2.0}})
     assert (calm.strategy, calm.ttl) == ("serve_fresh", 900)
     warning = await cache.get_with_intelligence(
-        KEY, model, {**match, "current_odds": {"7:btts:yes:": 2.27, "7:match_result:home:": 4.0}}
+        KEY, model, match | {"current_odds": {"7:btts:yes:": 2.27, "7:match_result:home:": 4.0}}
     )
     assert (warning.vix_status, warning.ttl, warning.strategy) == ("warning", 60, "serve_stale")
 

