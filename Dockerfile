@@ -14,6 +14,7 @@ COPY exporter exporter
 COPY alerts alerts
 COPY loadtest loadtest
 COPY stack stack
+COPY docs/runbooks docs/runbooks
 # The requirements above are the whole truth; the project itself brings nothing more.
 RUN python -m pip install --no-cache-dir --no-deps --no-build-isolation .
 

@@ -24,6 +24,8 @@ def up(settings: Settings) -> int:
     done = "started" if stack.up() else "already running"
     print(f"stack: {done}, in {'Docker' if isinstance(stack, DockerStack) else 'native'} mode")
     print(table(stack.status()))
+    if isinstance(stack, NativeStack):
+        print(f"stack: logs are in {settings.directory / 'logs'}; `make down` stops it")
     return 0
 
 
@@ -37,15 +39,14 @@ def down(settings: Settings) -> int:
 
 
 def status(settings: Settings) -> int:
-    """Print each part's address and health; 1 unless every part that is here is ready."""
+    """Print each part's address and health; 1 unless all are ready but those absent here."""
     native = NativeStack(settings)
     standings = native.status()
     if not any(standing.address for standing in standings):
         with suppress(DockerMissingError):
             standings = DockerStack(settings).status()
     print(table(standings))
-    running = [standing for standing in standings if standing.address]
-    return 0 if running and all(standing.ready for standing in running) else 1
+    return 0 if all(standing.ready or standing.absent for standing in standings) else 1
 
 
 def demo(settings: Settings) -> int:

@@ -117,14 +117,14 @@ class NativeStack:
         """Wait until the part is ready; StackError with the end of its log when it dies or takes too long."""
         port = self._settings.ports[part.port]
         deadline = time.monotonic() + START_WITHIN
-        while not (health := ask(port, part.health)).ready:
-            if (code := process.poll()) is not None:
-                raise StackError(f"{part.name} ended at start with exit code {code}\n{self._log_end(part.name)}")
+        while (code := process.poll()) is None:
+            if (health := ask(port, part.health)).ready:
+                return
             if time.monotonic() > deadline:
-                raise StackError(
-                    f"{part.name} was not ready within {START_WITHIN:.0f} s: {health.said}\n{self._log_end(part.name)}"
-                )
+                said = f"{part.name} was not ready within {START_WITHIN:.0f} s: {health.said}"
+                raise StackError(f"{said}\n{self._log_end(part.name)}")
             time.sleep(0.1)
+        raise StackError(f"{part.name} ended at start with exit code {code}\n{self._log_end(part.name)}")
 
     def _log_end(self, name: str, lines: int = 15) -> str:
         path = self._logs / f"{name}.log"
@@ -157,12 +157,13 @@ class NativeStack:
                 standings.append(Standing(part.name, part.address(port), health.ready, health.said))
             else:
                 said = f"absent: {absent[part.name]}" if part.name in absent else "not running"
-                standings.append(Standing(part.name, "", False, said))
+                standings.append(Standing(part.name, "", False, said, absent=part.name in absent))
         return standings
 
     def _stop(self, parts: Iterable[Running]) -> None:
         """Stop the parts, those that others need last."""
-        for part in reversed([*parts]):
+        order = [part.name for part in self._parts]
+        for part in sorted(parts, key=lambda part: order.index(part.name) if part.name in order else 0, reverse=True):
             part.stop()
 
     # What there is ------------------------------------------------------------------------------------------------

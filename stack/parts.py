@@ -124,7 +124,10 @@ PARTS: Final[tuple[Part, ...]] = (
         (
             "{prometheus}", "--config.file={configuration}/prometheus.yml", "--storage.tsdb.path={data}/prometheus",
             "--storage.tsdb.retention.time=15d", "--storage.tsdb.retention.size=2GB",
-            "--enable-feature=exemplar-storage", "--web.listen-address=127.0.0.1:{prometheus_port}",
+            "--enable-feature=exemplar-storage",
+            # An Alertmanager that comes back, or comes late, hears of what fires within 15 s.
+            "--rules.alert.resend-delay=15s",
+            "--web.listen-address=127.0.0.1:{prometheus_port}",
         ),
         health="/-/ready",
         tool="prometheus",

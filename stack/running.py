@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -56,16 +57,19 @@ class Running:
     def stop(self) -> None:
         """End it: politely, then by force. None of its processes is left when this returns."""
         processes = self.processes()
-        if not processes:
-            return
         # Its first process ends its workers; when that one is gone, they are asked themselves.
-        for process in processes[:1] if processes[0].pid == self.pid else processes:
+        for process in processes[:1] if processes and processes[0].pid == self.pid else processes:
             _signal(process, signal.SIGTERM)
-        psutil.wait_procs(processes, timeout=STOP_WITHIN)
-        remaining = self.processes()
-        for process in remaining:
+        self._wait()
+        for process in self.processes():
             _signal(process, signal.SIGKILL)
-        psutil.wait_procs(remaining, timeout=STOP_WITHIN)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait until it is gone, or for as long as it may take; one that only awaits its parent's notice is gone."""
+        deadline = time.monotonic() + STOP_WITHIN
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 class Register:

@@ -14,12 +14,21 @@ class StackError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one part stands: where it is, whether it is ready, and a few words for people."""
+    """How one part stands.
+
+    Attributes:
+        name: the part.
+        address: where it is; empty when it does not run.
+        ready: whether it does its work.
+        said: a few words for people.
+        absent: true when this machine has no program for it.
+    """
 
     name: str
     address: str
     ready: bool
     said: str
+    absent: bool = False
 
 
 def table(standings: Sequence[Standing]) -> str:

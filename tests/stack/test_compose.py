@@ -117,6 +117,12 @@ def test_valkey_runs_as_in_the_native_stack() -> None:
     assert container[1:] == [*native[native.index("--save") :]]
 
 
+def test_prometheus_and_alertmanager_run_as_in_the_native_stack() -> None:
+    for name in ("prometheus", "alertmanager"):
+        native = {flag for flag in next(part for part in PARTS if part.name == name).command if "{" not in flag}
+        assert native <= {*SERVICES[name]["command"]}
+
+
 def test_grafana_has_no_account_and_no_password() -> None:
     native = next(part for part in PARTS if part.name == "grafana").environment
     container = SERVICES["grafana"]["environment"]
