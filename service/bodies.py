@@ -76,7 +76,7 @@ async def read_body(scope: Scope, receive: Receive, kind: type[B], most: int) ->
     except msgspec.ValidationError as error:
         raise RequestError(422, _named(raw, str(error)), _ALLOWED[kind]) from None
     except msgspec.DecodeError as error:
-        raise RequestError(400, f"the body {raw[:60]!r} is not JSON: {error}", _ALLOWED[kind]) from None
+        raise RequestError(400, f"the body {raw[:200]!r} is not JSON: {error}", _ALLOWED[kind]) from None
 
 
 async def _collect(scope: Scope, receive: Receive, most: int) -> bytes:

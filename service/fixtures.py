@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -113,8 +114,9 @@ class _File(msgspec.Struct):
     matches: list[_FileMatch]
 
 
+@cache
 def load_fixtures() -> Fixtures:
-    """Read the packaged files.
+    """Read the packaged files, once.
 
     Raises:
         msgspec.ValidationError: a file that does not have the published form.
