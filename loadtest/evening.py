@@ -83,6 +83,11 @@ class Service:
         with urlopen(f"{self._url}/v1/matches", timeout=_ANSWER_TIMEOUT) as answer:
             return read_matches(answer.read())
 
+    def now(self) -> datetime:
+        """Its own moment, which it may replay."""
+        with urlopen(f"{self._url}/readyz", timeout=_ANSWER_TIMEOUT) as answer:
+            return datetime.fromisoformat(json.load(answer)["now"])
+
     def predict(self, match: Match, market: str, fresh: bool = False) -> Answer:
         """One prediction; ``fresh`` asks for a new computation."""
         self.predictions += 1
@@ -129,7 +134,7 @@ class Evening:
     def play(self) -> None:
         """Play every step, in order."""
         matches = self._service.matches()
-        parts = cast(matches, self._now(matches))
+        parts = cast(matches, self._service.now())
         ageing = self._sow(parts)
         self._visit_zones(parts)
         self._crowd(parts)
@@ -146,16 +151,12 @@ class Evening:
         self._model_fails(parts, ageing)
         self._flush()
 
-    def _now(self, matches: Sequence[Match]) -> datetime:
-        """The service's moment to the second: when it computed something just asked for."""
-        answer = self._service.predict(matches[0], MARKETS[0], fresh=True)
-        if answer.status != 200:
-            raise ValueError(f"GET {prediction_path(matches[0].match_id, MARKETS[0])}: {answer.status} {answer.body}")
-        return datetime.fromisoformat(answer.body["computed_at"])
-
     def _wait_until(self, seconds: float) -> None:
         """Wait until so long after the first values were computed."""
-        time.sleep(max(0.0, self._started + seconds - time.monotonic()))
+        left = self._started + seconds - time.monotonic()
+        if left > 0:
+            tell(f"values age for {left:.0f} s")
+            time.sleep(left)
 
     def _excuse(self, statistics: Iterable[str], reason: str) -> None:
         self.excuses.update(dict.fromkeys(statistics, reason))
@@ -342,7 +343,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     options = _parser(environment).parse_args(arguments)
     prometheus, service = Prometheus(options.prometheus), Service(options.service)
     try:
-        check_target(options.service)
+        check_target(options.service, "--service")
         check_exporter(prometheus)
     except TargetError as error:
         print(f"evening: {error}", file=sys.stderr)

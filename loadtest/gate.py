@@ -11,7 +11,9 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -25,7 +27,9 @@ from loadtest.verdict import ExitCode, Plan, Record, Verdict, judge
 from loadtest.wire import Connection, Target, WireError
 
 JOB: Final = "smartcache"
+_ROOT: Final = Path(__file__).resolve().parent.parent
 _REACH_TIMEOUT: Final = 10.0
+_FIRST_SCRAPE: Final = 20.0
 #: One load process makes about this many requests per second with room to spare.
 _RATE_PER_PROCESS: Final = 10_000.0
 #: Requests per second that one connection is given; the rest of it is room for slow answers.
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     folder: Path = options.reports / f"load-{started:%Y%m%dT%H%M%SZ}"
     prometheus = Prometheus(options.prometheus)
     try:
-        check_target(options.target)
+        reach(options, environment)
         check_exporter(prometheus)
         folder.mkdir(parents=True)
         print(
@@ -101,33 +105,57 @@ def load(run: Run, prometheus: Prometheus, folder: Path, environment: Mapping[st
     return record, prometheus.read_at_rest(JOB).since(before)
 
 
-def check_target(url: str) -> None:
-    """Make sure that the service answers with matches; TargetError when it does not."""
+def reach(options: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Make sure that there is something to load: unless a target was named, a stack that is absent is started.
+
+    Raises:
+        TargetError: there is none.
+    """
     try:
-        target = Target.parse(url, "--target")
+        check_target(options.target, "--target")
+    except TargetError:
+        if options.target != _default_target(environment):
+            raise
+        print("load: no service there; starting the stack", flush=True)
+        if subprocess.run(
+            [sys.executable, "-m", "stack", "up"], cwd=_ROOT, env=dict(environment), check=False
+        ).returncode:
+            raise TargetError("the stack could not be started, and no --target was given") from None
+        check_target(options.target, "--target")
+
+
+def check_target(url: str, setting: str) -> None:
+    """Make sure that the service at ``url``, given as ``setting``, lists matches; TargetError when it does not."""
+    try:
+        target = Target.parse(url, setting)
     except ValueError as error:
         raise TargetError(str(error)) from None
     connection = Connection(target, _REACH_TIMEOUT)
     try:
         answer = connection.get(target.get("/v1/matches"))
         if answer.status != 200:
-            raise TargetError(f"--target={url}: GET /v1/matches answered {answer.status}, expected 200")
+            raise TargetError(f"{setting}={url}: GET /v1/matches answered {answer.status}, expected 200")
         if not read_matches(answer.body):
-            raise TargetError(f"--target={url}: GET /v1/matches lists no match")
+            raise TargetError(f"{setting}={url}: GET /v1/matches lists no match")
     except (WireError, ValueError) as error:
-        raise TargetError(f"--target={url}: {error}") from None
+        raise TargetError(f"{setting}={url}: {error}") from None
     finally:
         connection.close()
 
 
 def check_exporter(prometheus: Prometheus) -> None:
-    """Make sure that Prometheus scrapes the exporter; TargetError when it does not."""
-    try:
-        up = prometheus.query(f'up{{job="{JOB}"}}')
-    except PrometheusError as error:
-        raise TargetError(f"--prometheus: {error}") from None
-    if not up or any(sample.value != 1 for sample in up):
-        raise TargetError(f"--prometheus: its job {JOB!r} is not up, so there is nothing to judge by")
+    """Make sure that Prometheus scrapes the exporter, in a stack just started soon; TargetError when it does not."""
+    deadline = time.monotonic() + _FIRST_SCRAPE
+    while True:
+        try:
+            up = prometheus.query(f'up{{job="{JOB}"}}')
+        except PrometheusError as error:
+            raise TargetError(f"--prometheus: {error}") from None
+        if up and all(sample.value == 1 for sample in up):
+            return
+        if time.monotonic() > deadline:
+            raise TargetError(f"--prometheus: its job {JOB!r} is not up, so there is nothing to judge by")
+        time.sleep(0.5)
 
 
 def table(verdict: Verdict) -> str:
@@ -155,6 +183,10 @@ def _report(run: Run, record: Record, verdict: Verdict, started: datetime) -> di
     }
 
 
+def _default_target(environment: Mapping[str, str]) -> str:
+    return f"http://127.0.0.1:{environment.get('SERVICE_PORT', '8000')}"
+
+
 def _number(low: float, high: float, kind: Callable[[str], float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
@@ -171,13 +203,13 @@ def _number(low: float, high: float, kind: Callable[[str], float]) -> Callable[[
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description="The release gate.")
-    service, port = environment.get("SERVICE_PORT", "8000"), environment.get("PROMETHEUS_PORT", "9090")
+    port = environment.get("PROMETHEUS_PORT", "9090")
     add = parser.add_argument
-    add("--target", default=f"http://127.0.0.1:{service}", help="base address of the service (%(default)s)")
+    add("--target", default=_default_target(environment), help="base address of the service (%(default)s)")
     add("--prometheus", default=f"http://127.0.0.1:{port}", help="base address of Prometheus (%(default)s)")
     add("--rate", type=_number(1, 1e6, float), default=10_000.0, help="requests per second (%(default)g)")
     add("--duration", type=_number(1, 86_400, float), default=60.0, help="seconds judged (%(default)g)")
-    add("--warm-up", type=_number(0, 3600, float), default=5.0, help="seconds before that (%(default)g)")
+    add("--warm-up", type=_number(0, 3600, float), default=10.0, help="seconds before that (%(default)g)")
     add("--users", type=_number(1, 10_000, int), help="connections (from the rate)")
     add("--processes", type=_number(1, 64, int), help="load processes, one core each (from the rate)")
     add("--reports", type=Path, default=Path("reports"), help="folder for the report (%(default)s)")

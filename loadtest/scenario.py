@@ -233,6 +233,8 @@ class Bettor(User):
 
 
 def _add_arguments(parser: LocustArgumentParser) -> None:
+    # Locust's page has no lock: it is for this machine unless --web-host says otherwise.
+    parser.set_defaults(web_host="127.0.0.1")
     parser.add_argument("--rate", type=float, env_var="LOAD_RATE", default=200.0, help="Requests per second in all")
     parser.add_argument(
         "--warm-up", type=float, env_var="LOAD_WARM_UP", default=0.0, help="Seconds sent before any is judged"

@@ -7,6 +7,7 @@ therefore shows in the figures instead of hiding in requests that were never sen
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -35,11 +36,17 @@ class Schedule:
         self.end = None if duration is None else self.judged_from + duration
         self._interval = 1 / rate
         self._taken = 0
+        self._first_judged = math.ceil(warm_up * rate)
 
     def take(self, now: float) -> Slot | None:
-        """The next slot; None once the last is taken or the end has passed: what is still due then is not sent."""
+        """The next slot; None once the last is taken or the end has passed.
+
+        What is still due at the end is not sent, nor is, once judging has begun, what a cold cache held up before.
+        """
+        if now >= self.judged_from:
+            self._taken = max(self._taken, self._first_judged)
         due = self.start + self._taken * self._interval
         if self.end is not None and (due >= self.end or now >= self.end):
             return None
         self._taken += 1
-        return Slot(due, due >= self.judged_from)
+        return Slot(due, self._taken > self._first_judged)

@@ -6,6 +6,7 @@ it refuses by name instead of misreading it.
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,6 +15,12 @@ from gevent import socket
 _RECEIVE: Final = 65536
 _MAX_HEAD: Final = 65536
 _BODILESS: Final = (204, 304)
+#: The headers that matter here, in a lower-cased head.
+_HEADER: Final = re.compile(
+    rb"\r\n(content-length|transfer-encoding|connection|cache-status):[ \t]*([^\r\n]*?)[ \t]*(?=\r|$)"
+)
+#: The parameter ``hit`` in a lower-cased Cache-Status (RFC 9211).
+_HIT: Final = re.compile(rb";[ \t]*hit[ \t]*(?:[;,]|$)")
 
 
 class WireError(Exception):
@@ -60,20 +67,6 @@ class Target(NamedTuple):
         return f"GET {path} HTTP/1.1\r\nHost: {host}:{self.port}\r\nAccept: application/json\r\n\r\n".encode()
 
 
-def _header(head: bytes, name: bytes) -> bytes | None:
-    """Value of a header in a lower-cased head; None when absent. A repeated header is a list, joined by commas."""
-    start = head.find(b"\r\n" + name + b":")
-    if start < 0:
-        return None
-    values = []
-    while start >= 0:
-        start += len(name) + 3
-        end = head.find(b"\r\n", start)
-        values.append(head[start : end if end >= 0 else len(head)].strip())
-        start = head.find(b"\r\n" + name + b":", start)
-    return b",".join(values)
-
-
 class Head(NamedTuple):
     """What the status line and headers of an answer say."""
 
@@ -90,25 +83,20 @@ def parse_head(raw: bytes) -> Head:
     if version not in (b"http/1.1 ", b"http/1.0 ") or not status.isdigit() or head[12:13] not in (b" ", b"\r", b""):
         raise WireError(f"status line {raw[:40]!r}; expected HTTP/1.1 and a three-digit code")
     code = int(status)
-    coding = _header(head, b"transfer-encoding")
-    if coding is not None:
+    headers: dict[bytes, bytes] = {}
+    for name, value in _HEADER.findall(head):
+        headers[name] = value if name not in headers else headers[name] + b"," + value
+    if (coding := headers.get(b"transfer-encoding")) is not None:
         raise WireError(f"Transfer-Encoding {coding.decode('latin-1')!r}: this client reads Content-Length only")
-    length = _header(head, b"content-length")
-    if code in _BODILESS:
-        length = b"0"
-    if length is None or not length.isdigit():
-        # A list of lengths is refused too: answers could be told apart in two ways (RFC 9112, 6.3).
-        raise WireError(f"Content-Length {'absent' if length is None else repr(length.decode('latin-1'))}")
-    connection = _header(head, b"connection") or b""
+    length = b"0" if code in _BODILESS else headers.get(b"content-length", b"absent")
+    if not length.isdigit():
+        # A list of lengths is refused too: the answer's end could be read in two ways (RFC 9112, 6.3).
+        raise WireError(f"Content-Length {length.decode('latin-1')!r}: expected one number")
+    connection = headers.get(b"connection", b"")
     keep_alive = b"close" not in connection if version == b"http/1.1 " else b"keep-alive" in connection
-    status_of_cache = _header(head, b"cache-status")
-    cache = "" if status_of_cache is None else "hit" if _is_hit(status_of_cache) else "miss"
+    cache_status = headers.get(b"cache-status")
+    cache = "" if cache_status is None else "hit" if _HIT.search(cache_status) else "miss"
     return Head(code, int(length), keep_alive, cache)
-
-
-def _is_hit(cache_status: bytes) -> bool:
-    """Whether a Cache-Status value (RFC 9211) carries the parameter ``hit``."""
-    return any(parameter.strip() == b"hit" for parameter in cache_status.replace(b",", b";").split(b";"))
 
 
 class Connection:

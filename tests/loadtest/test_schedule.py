@@ -13,7 +13,7 @@ def test_a_run_has_the_slots_that_its_rate_asks_for(rate: int, warm_up: int, dur
         slots.append(slot)
     assert len(slots) == pytest.approx(rate * (warm_up + duration), abs=1)
     assert sum(slot.judged for slot in slots) == pytest.approx(rate * duration, abs=1)
-    assert all(slot.judged == (slot.due >= 100 + warm_up) for slot in slots)
+    assert all(slot.judged == (slot.due >= 100 + warm_up - 1e-9) for slot in slots)
 
 
 def test_slots_stay_due_when_they_were_planned_however_late_they_are_taken() -> None:
@@ -27,6 +27,16 @@ def test_what_is_still_due_after_the_end_is_not_sent() -> None:
     schedule = Schedule(10, 0.0, 0, 1)
     assert schedule.take(0.5) is not None
     assert schedule.take(1.0) is None
+
+
+def test_a_backlog_of_the_warm_up_is_not_carried_into_the_judged_time() -> None:
+    schedule = Schedule(10, 0.0, 2, 1)
+    first = schedule.take(1.9)
+    assert first is not None
+    assert (first.due, first.judged) == (0.0, False)
+    late = schedule.take(2.05)
+    assert late is not None
+    assert (late.due, late.judged) == (2.0, True)
 
 
 def test_without_a_duration_it_never_ends() -> None:

@@ -149,6 +149,7 @@ def test_nobody_listening_is_named() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nCache-Status: a; fwd=miss; stored", Head(200, 1, True, "miss")),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nCache-Status: a; ttl=-3; hit", Head(200, 1, True, "hit")),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nCache-Status: hits; fwd=stale", Head(200, 1, True, "miss")),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1 \r\nCache-Status: a; hit, b; fwd=miss", Head(200, 1, True, "hit")),
         (b"HTTP/1.1 200 OK\r\nX-Content-Length: 9\r\nContent-Length: 1", Head(200, 1, True, "")),
     ],
 )
@@ -162,7 +163,7 @@ def test_heads_that_are_understood(head: bytes, expected: Head) -> None:
         (b"HTTP/2 200\r\nContent-Length: 1", "status line"),
         (b"HTTP/1.1 2000 OK\r\nContent-Length: 1", "status line"),
         (b"SSH-2.0-OpenSSH", "status line"),
-        (b"HTTP/1.1 200 OK", "Content-Length absent"),
+        (b"HTTP/1.1 200 OK", "Content-Length 'absent'"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -1", "Content-Length '-1'"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2", "Content-Length '1,2'"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked", "Transfer-Encoding 'gzip, chunked'"),
