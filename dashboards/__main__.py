@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for path in stale:
         if path in wanted:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted[path], "utf-8")
         else:
             path.unlink()

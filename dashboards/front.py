@@ -159,9 +159,9 @@ def _states() -> list[Panel]:
         ),
         tile(
             "Traffic",
-            "Engine requests per second.",
+            "Engine requests per second, over 5 minutes.",
             "reqps",
-            Target(promql.rate("smartcache_requests_total"), "Requests", instant=True),
+            Target(promql.recorded("smartcache:requests:rate5m"), "Requests", instant=True),
             link=_to("Requests by strategy"),
         ),
     ]
