@@ -151,7 +151,8 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             "15s",
             "Answers of zone {{ $labels.zone }} were older than allowed ({{ $labels.reason }})",
             f"About {_COUNT} answers of the last {PROMISE.window} were older than the limit they were judged by (zone "
-            "{{ $labels.zone }}, judged {{ $labels.reason }}). None may be: customers may have seen outdated predictions.",
+            "{{ $labels.zone }}, judged {{ $labels.reason }}). None may be: customers may have seen outdated "
+            "predictions.",
             keep="10m",
         ),
     ),

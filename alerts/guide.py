@@ -35,6 +35,7 @@ Prometheus must retain at least 3 days, the longest window of the availability a
 rules are generated; by default the receiver and Grafana of a stack on its default ports. `python -m alerts --output
 FOLDER` writes rules with other links without touching the committed ones.
 """
+_HEAD: Final = "| alert | severity | component | for | keeps | fires when |\n| --- | --- | --- | --- | --- | --- |\n"
 
 
 def guide() -> str:
@@ -42,10 +43,7 @@ def guide() -> str:
     sections = [_INTRODUCTION]
     for group, alerts in ALERTS.items():
         rows = "\n".join(_row(alert) for alert in alerts)
-        sections.append(
-            f"## {group.capitalize()}\n\n"
-            f"| alert | severity | component | for | keeps | fires when |\n| --- | --- | --- | --- | --- | --- |\n{rows}\n"
-        )
+        sections.append(f"## {group.capitalize()}\n\n{_HEAD}{rows}\n")
     return "\n".join(sections)
 
 

@@ -1,0 +1,201 @@
+"""``python -m alerts.receiver``: takes Alertmanager's webhooks and shows what on-call would get, and the runbooks."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import msgspec
+from granian.constants import Interfaces
+from granian.server.embed import Server
+from markdown_it import MarkdownIt
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from alerts.inbox import HEARTBEAT_LIMIT, WATCHDOG, Entry, Inbox, read_notification
+
+__all__ = ["create_app", "main"]
+
+#: Alerts kept in memory.
+_LIMIT: Final = 200
+#: Largest webhook body taken, in bytes; a notification of a few hundred alerts is far smaller.
+_LARGEST_BODY: Final = 4 * 1024 * 1024
+#: Seconds that requests under way have to end, once the receiver was told to stop.
+_FAREWELL: Final = 3
+_RUNBOOKS: Final = Path(__file__).resolve().parent.parent / "docs" / "runbooks"
+_PAGES: Final = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+_HEADERS: Final = {
+    # The pages need their own style and nothing else.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def create_app(inbox: Inbox, runbooks: Path) -> Starlette:
+    """The receiver over an inbox and a folder of runbooks, one Markdown file for each alert."""
+    # Raw HTML in Markdown stays text.
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+    async def take(request: Request) -> Response:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LARGEST_BODY:
+                return PlainTextResponse(f"the body is larger than {_LARGEST_BODY} bytes\n", 413)
+        try:
+            notification = read_notification(bytes(body))
+        except ValueError as wrong:
+            return PlainTextResponse(f"{wrong}\n", 400)
+        for entry in inbox.take(notification):
+            _log(entry)
+        return PlainTextResponse("")
+
+    async def page(_: Request) -> Response:
+        silence = inbox.silent_for()
+        entries = inbox.entries()
+        return _page(
+            "inbox.tmpl",
+            entries=entries,
+            firing=sum(entry.status == "firing" for entry in entries),
+            silence=None if silence is None else int(silence.total_seconds()),
+            alive=silence is not None and silence <= HEARTBEAT_LIMIT,
+        )
+
+    async def api(_: Request) -> Response:
+        content = {"heartbeat": inbox.heartbeat, "alerts": [asdict(entry) for entry in inbox.entries()]}
+        return Response(msgspec.json.encode(content), media_type="application/json")
+
+    # Not async: these read files, and so run in a thread.
+    def runbook_list(_: Request) -> Response:
+        names = sorted(path.stem for path in runbooks.glob("*.md"))
+        return _page("runbook.tmpl", title="Runbooks", body=None, names=names)
+
+    def runbook(request: Request) -> Response:
+        # Links between runbooks name files, so that they work in a checkout too.
+        name = request.path_params["name"].removesuffix(".md")
+        path = runbooks / f"{name}.md"
+        if not re.fullmatch(r"\w+", name) or not path.is_file():
+            return PlainTextResponse(f"no runbook is called {name!r}; /runbooks lists them\n", 404)
+        body = markdown.render(path.read_text(encoding="utf-8"))
+        return _page("runbook.tmpl", title=name, body=body, names=[])
+
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/alerts", take, methods=["POST"]),
+            Route("/api/alerts", api),
+            Route("/healthz", healthy),
+            Route("/runbooks", runbook_list),
+            Route("/runbooks/{name}", runbook),
+        ]
+    )
+
+
+def _page(template: str, **values: object) -> Response:
+    return HTMLResponse(_PAGES.get_template(template).render(values), headers=_HEADERS)
+
+
+def _log(entry: Entry) -> None:
+    if entry.name != WATCHDOG:
+        # Quoted, since a summary is text from elsewhere and a line must stay one line.
+        summary = msgspec.json.encode(entry.summary).decode()
+        print(
+            f"{entry.received:%FT%TZ} {entry.status} {entry.severity} {entry.name} to={entry.receiver} {summary}",
+            flush=True,
+        )
+
+
+class SettingError(Exception):
+    """A setting cannot be used; the message names it, its value and what is allowed."""
+
+
+def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
+    """Run the receiver; 0 when it was told to stop, 2 when it could not start."""
+    parser = argparse.ArgumentParser("python -m alerts.receiver", description=__doc__)
+    parser.add_argument(
+        "--host", default=environment.get("RECEIVER_HOST", "127.0.0.1"), help="RECEIVER_HOST, 127.0.0.1"
+    )
+    parser.add_argument("--port", default=environment.get("RECEIVER_PORT", "9095"), help="RECEIVER_PORT, 9095")
+    options = parser.parse_args(arguments)
+    try:
+        port = _port(options.port)
+        _check_address(options.host, port)
+    except SettingError as wrong:
+        print(f"alert receiver cannot start: {wrong}", file=sys.stderr)
+        return 2
+    app = create_app(Inbox(_LIMIT, lambda: datetime.now(UTC)), _RUNBOOKS)
+    with asyncio.Runner() as runner:
+        runner.run(_serve(app, options.host, port))
+        sys.stdout.flush()
+        # The server's threads outlive it while a client keeps a connection open, and abort in an interpreter that ends.
+        os._exit(0)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise SettingError(f"RECEIVER_PORT={text!r} is no port; it can be 1 to 65535")
+    return int(text)
+
+
+def _check_address(host: str, port: int) -> None:
+    # The server would share a port that is taken already; two receivers would each get half of the alerts.
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise SettingError(
+            f"it cannot listen on {host}:{port} ({error.strerror}); set RECEIVER_PORT to a free port, "
+            "RECEIVER_HOST to an address of this machine"
+        ) from error
+
+
+async def _serve(app: Starlette, host: str, port: int) -> None:
+    server = Server(app, host, port, interface=Interfaces.ASGI, websockets=False, log_enabled=False)
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    serving = asyncio.create_task(server.serve())
+    while not serving.done():
+        try:
+            _, connection = await asyncio.open_connection(host, port)
+        except OSError:
+            await asyncio.sleep(0.02)
+            continue
+        connection.close()
+        print(f"alert receiver ready on http://{host}:{port}", flush=True)
+        break
+    await asyncio.wait({serving, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    server.stop()
+    await asyncio.wait({serving}, timeout=_FAREWELL)
+    if serving.done():
+        serving.result()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
