@@ -1,0 +1,424 @@
+"""Files come, go, die and rot; what they once said stays counted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from scraping import Page, Scraper, Writer, summed, value
+
+from exporter.files import MetricsFiles
+from smartcache.catalogue import STRATEGIES, VIX_STATUSES, ZONES
+from smartcache.layout import OUTCOME, OUTCOMES
+from smartcache.metrics import CacheMetrics
+
+
+def states(page: Page) -> tuple[float, float, float]:
+    live, dead, unreadable = (value(page, "smartcache_processes", state=s) for s in ("live", "dead", "unreadable"))
+    return live, dead, unreadable
+
+
+def test_processes_are_added_up_and_a_killed_one_keeps_its_share(tmp_path: Path) -> None:
+    scraper = Scraper(tmp_path)
+    with Writer(tmp_path) as first, Writer(tmp_path) as second:
+        first.record(5)
+        second.record(7, "bypass_panic", status="panic")
+        page = scraper.scrape()
+        assert states(page) == (2, 0, 0)
+        assert value(page, "smartcache_requests_total", strategy="compute", zone="golden") == 5
+        assert value(page, "smartcache_vix_bypasses_total") == 7
+        assert value(page, "smartcache_memory_entries") == 12
+        assert value(page, "smartcache_request_duration_max_seconds") == 0.25
+
+        second.record(1, "bypass_panic", status="panic")
+        second.end(signal.SIGKILL)
+        page = scraper.scrape()
+        assert states(page) == (1, 1, 0)
+        assert value(page, "smartcache_vix_bypasses_total") == 8
+        assert value(page, "smartcache_memory_entries") == 5, "a dead process holds nothing any more"
+
+        with Writer(tmp_path) as third:
+            third.record(2)
+            page = scraper.scrape()
+            assert states(page) == (2, 1, 0)
+            assert summed(page, "smartcache_requests_total") == 15
+            assert summed(page, "smartcache_request_duration_seconds_count") == 15
+        first.end(signal.SIGTERM)
+    page = scraper.scrape()
+    assert states(page) == (0, 3, 0)
+    assert summed(page, "smartcache_requests_total") == 15
+    assert "smartcache_request_duration_max_seconds" not in {name for name, _ in page}
+    # An exporter that starts now finds the same.
+    fresh = Scraper(tmp_path).scrape()
+    assert {k: v for k, v in fresh.items() if "exporter" not in k[0]} == {
+        k: v for k, v in page.items() if "exporter" not in k[0]
+    }
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    tail = 8 * 1000
+    match how:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "short of one cell":
+            path.write_bytes(content[:-8])
+        case "empty":
+            path.write_bytes(b"")
+        case "foreign":
+            path.write_bytes(b"\x7fELF" + content[4:])
+        case "header torn":
+            path.write_bytes(content[:500] + b"\0" * 100 + content[600:])
+        case "header of another program":
+            path.write_bytes(b"SMCACHE1" + (2).to_bytes(8, "little") + b"[]" + content[18:])
+        case "header too long":
+            path.write_bytes(b"SMCACHE1" + b"\xff" * 8 + content[16:])
+        case "cells of noise":
+            path.write_bytes(content[:-tail] + bytes(range(256)) * (tail // 256) + b"\x55" * (tail % 256))
+        case "cells of zeros":
+            path.write_bytes(
+                content[: -8 * CacheMetrics(None, {"competition": ("E0",)}).layout.cells].ljust(len(content), b"\0")
+            )
+        case "a folder":
+            path.unlink()
+            path.mkdir()
+        case "a pipe":
+            path.unlink()
+            os.mkfifo(path)
+        case "a link to a folder":
+            path.unlink()
+            path.symlink_to(path.parent)
+    if path.is_file():
+        os.utime(path, (1, 1))  # so that the change shows, however coarse the clock of the file system
+
+
+WAYS = (
+    "truncated",
+    "short of one cell",
+    "empty",
+    "foreign",
+    "header torn",
+    "header of another program",
+    "header too long",
+    "cells of noise",
+    "cells of zeros",
+    "a folder",
+    "a pipe",
+    "a link to a folder",
+)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_spoilt_file_counts_with_what_it_last_said(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    scraper = Scraper(tmp_path)
+    with Writer(tmp_path) as writer:
+        writer.record(3)
+        page = scraper.scrape()
+        assert value(page, "smartcache_exporter_up") == 1
+        writer.record(4)
+    page = scraper.scrape()
+    assert summed(page, "smartcache_requests_total") == 7
+    good = writer.path.read_bytes()
+
+    spoil(writer.path, how)
+    for errors in (1, 2):
+        page = scraper.scrape()
+        assert states(page) == (0, 0, 1)
+        assert summed(page, "smartcache_requests_total") == 7
+        assert value(page, "smartcache_exporter_up") == 0
+        assert value(page, "smartcache_exporter_scrape_errors_total") == errors
+    said = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 1, "said once, not with every scrape"
+    assert str(writer.path) in said[0].getMessage()
+
+    if writer.path.is_dir() and not writer.path.is_symlink():
+        writer.path.rmdir()
+    else:
+        writer.path.unlink()
+    writer.path.write_bytes(good)
+    page = scraper.scrape()
+    assert states(page) == (0, 1, 0)
+    assert summed(page, "smartcache_requests_total") == 7
+    assert value(page, "smartcache_exporter_up") == 1
+    assert value(page, "smartcache_exporter_scrape_errors_total") == 2
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_file_spoilt_before_anyone_read_it_costs_only_itself(tmp_path: Path, how: str) -> None:
+    with Writer(tmp_path) as good, Writer(tmp_path) as bad:
+        good.record(3)
+        bad.record(4)
+        bad.end(signal.SIGKILL)
+        spoil(bad.path, how)
+        page = Scraper(tmp_path).scrape()
+    if how == "cells of zeros":  # says that nothing happened, which cannot be told from the truth
+        assert states(page) == (1, 1, 0)
+    else:
+        assert states(page) == (1, 0, 1)
+        assert value(page, "smartcache_exporter_up") == 0
+    assert summed(page, "smartcache_requests_total") == 3
+
+
+def test_files_without_the_suffix_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "README").write_text("not metrics")
+    (tmp_path / "0123.new").write_text("unfinished")
+    page = Scraper(tmp_path).scrape()
+    assert states(page) == (0, 0, 0)
+    assert value(page, "smartcache_exporter_up") == 1
+
+
+def test_a_directory_that_goes_leaves_a_page(tmp_path: Path) -> None:
+    directory = tmp_path / "metrics"
+    scraper = Scraper(directory)
+    with Writer(directory) as writer:
+        writer.record(3)
+        scraper.scrape()
+    shutil.rmtree(directory)
+    page = scraper.scrape()
+    assert states(page) == (0, 0, 0)
+    assert value(page, "smartcache_exporter_up") == 0
+    assert summed(page, "smartcache_requests_total") == 3
+    with Writer(directory) as writer:
+        writer.record(2)
+        page = scraper.scrape()
+        assert value(page, "smartcache_exporter_up") == 1
+        assert summed(page, "smartcache_requests_total") == 5
+
+
+def test_reading_takes_no_lock_that_a_process_could_miss(tmp_path: Path) -> None:
+    files = MetricsFiles(tmp_path)
+    metrics = CacheMetrics(tmp_path)
+    metrics.increment("full_invalidation")
+    for _ in range(3):
+        assert files.read().states == {"live": 1, "dead": 0, "unreadable": 0}
+    metrics.close()
+    for _ in range(3):
+        assert files.read().states == {"live": 0, "dead": 1, "unreadable": 0}
+
+
+# -- the laws, and a plain model of what the page must say ------------------------------------------------------------
+
+
+def check_laws(page: Page, markets: int = 12) -> None:
+    """The laws of the contract that concern requests, as they stand on the page."""
+    total = summed(page, "smartcache_requests_total")
+    strategy = {s: summed(page, "smartcache_requests_total", strategy=s) for s in STRATEGIES}
+    lookup = {r: summed(page, "smartcache_lookups_total", result=r) for r in ("hit_fresh", "hit_stale", "miss")}
+    vix = {s: summed(page, "smartcache_vix_evaluations_total", status=s) for s in VIX_STATUSES}
+    swr = {
+        r: summed(page, "smartcache_swr_evaluations_total", result=r)
+        for r in ("served_fresh", "served_stale", "too_stale")
+    }
+    bypasses = value(page, "smartcache_vix_bypasses_total")
+    assert sum(strategy.values()) == total == summed(page, "smartcache_request_duration_seconds_count")
+    assert sum(lookup.values()) == total - strategy["bypass"]
+    assert strategy["serve_fresh"] == lookup["hit_fresh"] == swr["served_fresh"]
+    assert strategy["serve_stale"] == lookup["hit_stale"] == swr["served_stale"]
+    assert strategy["compute"] == lookup["miss"]
+    assert swr["too_stale"] <= lookup["miss"]
+    assert sum(vix.values()) <= total
+    assert bypasses <= min(vix["panic"], strategy["bypass"])
+    assert sum(summed(page, "smartcache_requests_total", zone=zone) for zone in ZONES[:5]) <= total
+    for name in ("smartcache_request_duration_seconds", "smartcache_served_age_seconds"):
+        buckets: dict[Any, list[tuple[float, float]]] = {}
+        for (found, labels), number in page.items():
+            if found == f"{name}_bucket":
+                others = tuple(label for label in labels if label[0] != "le")
+                buckets.setdefault(others, []).append((float(dict(labels)["le"]), number))
+        for others, counts in buckets.items():
+            ordered = [number for _, number in sorted(counts)]
+            assert ordered == sorted(ordered), "buckets are cumulative"
+            assert ordered[-1] == page[f"{name}_count", others]
+
+
+MARKETS = ("btts", "penalty", "cards_over_under", "unheard of")
+COMPETITIONS = ("E0", "SP1", "unheard of")
+
+
+def expected_of(outcome: str, zone: str, market: str, status: str, competition: str) -> list[tuple[str, ...]]:
+    """What one request adds one to: the contract, written a second time."""
+    market = "other" if market == "unheard of" else market
+    competition = "other" if competition == "unheard of" else competition
+    kind, _, where = outcome.partition("_")
+    strategy = {"bypass": "bypass", "fresh": "serve_fresh", "stale": "serve_stale", "error": "serve_stale"}.get(
+        kind, "compute"
+    )
+    adds: list[tuple[str, ...]] = [("requests", strategy, zone)]
+    if strategy == "serve_fresh":
+        adds += [("lookups", "hit_fresh", where, market), ("swr", "served_fresh")]
+    elif strategy == "serve_stale":
+        adds += [("lookups", "hit_stale", where, market), ("swr", "served_stale")]
+    elif strategy == "compute":
+        adds += [("lookups", "miss", "none", market)]
+    if outcome == "too_stale":
+        adds += [("swr", "too_stale")]
+    if status != "none":
+        adds += [("vix", status, competition)]
+    if outcome == "bypass_panic":
+        adds += [("bypassed",)]
+    if kind == "error":
+        adds += [("on_error",)]
+    return adds
+
+
+def told_by(page: Page) -> Counter[tuple[str, ...]]:
+    names = {
+        "smartcache_requests_total": ("requests", "strategy", "zone"),
+        "smartcache_lookups_total": ("lookups", "result", "tier", "market"),
+        "smartcache_swr_evaluations_total": ("swr", "result"),
+        "smartcache_vix_evaluations_total": ("vix", "status", "competition"),
+        "smartcache_vix_bypasses_total": ("bypassed",),
+        "smartcache_stale_on_error_served_total": ("on_error",),
+    }
+    told: Counter[tuple[str, ...]] = Counter()
+    for (name, labels), number in page.items():
+        if name in names:
+            short, *label_names = names[name]
+            told[short, *(dict(labels)[label] for label in label_names)] = int(number)
+    return +told
+
+
+class Recorder:
+    def __init__(self, directory: Path) -> None:
+        self.metrics = CacheMetrics(directory, {"competition": ("E0", "SP1")})
+        assert self.metrics.path is not None
+        self.path = self.metrics.path
+        self.counted: Counter[tuple[str, ...]] = Counter()
+        self.said: Counter[tuple[str, ...]] = Counter()
+        self.live = True
+        self.good: bytes | None = None  # its true content, while the file is spoilt or gone
+        self.there = True
+
+
+class Directory(RuleBasedStateMachine):
+    """Recorders start, count, end; their files are spoilt, mended, removed and put back; all between scrapes."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(dir=root))
+        self.recorders: list[Recorder] = []
+        self.scraper = Scraper(self.directory)
+        self.time = 1
+
+    def teardown(self) -> None:
+        for recorder in self.recorders:
+            recorder.metrics.close()
+        shutil.rmtree(self.directory)
+
+    def choose(self, data: st.DataObject, **wanted: bool) -> Recorder | None:
+        among = [
+            recorder
+            for recorder in self.recorders
+            if all(
+                {"live": recorder.live, "spoilt": recorder.good is not None, "there": recorder.there}[k] is v
+                for k, v in wanted.items()
+            )
+        ]
+        return data.draw(st.sampled_from(among)) if among else None
+
+    @precondition(lambda self: len(self.recorders) < 4)
+    @rule()
+    def start(self) -> None:
+        self.recorders.append(Recorder(self.directory))
+
+    @rule(
+        data=st.data(),
+        times=st.integers(1, 50),
+        outcome=st.sampled_from([outcome.name for outcome in OUTCOMES]),
+        zone=st.sampled_from(ZONES),
+        market=st.sampled_from(MARKETS),
+        status=st.sampled_from((*VIX_STATUSES, "none")),
+        competition=st.sampled_from(COMPETITIONS),
+    )
+    def record(
+        self, data: st.DataObject, times: int, outcome: str, zone: str, market: str, status: str, competition: str
+    ) -> None:
+        if outcome == "bypass_panic":
+            status = "panic"
+        recorder = self.choose(data, live=True)
+        if recorder:
+            values = {"outcome": outcome, "zone": zone, "market": market, "status": status, "competition": competition}
+            layout = recorder.metrics.layout
+            cell = sum(layout.position(axis, value) for axis, value in values.items())
+            for _ in range(times):
+                recorder.metrics.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), times / 64, 0.0)
+            recorder.counted.update(expected_of(**values) * times)
+
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        recorder = self.choose(data, live=True)
+        if recorder:
+            recorder.metrics.close()
+            recorder.live = False
+
+    # A live file is not cut short: its own process would be killed by the next count.
+    @rule(data=st.data(), how=st.sampled_from(WAYS[:-4]))
+    def spoil(self, data: st.DataObject, how: str) -> None:
+        recorder = self.choose(data, live=False, spoilt=False, there=True)
+        if recorder:
+            recorder.good = recorder.path.read_bytes()
+            spoil(recorder.path, how)
+            self._touch(recorder)
+
+    @rule(data=st.data())
+    def mend(self, data: st.DataObject) -> None:
+        recorder = self.choose(data, spoilt=True)
+        if recorder and recorder.good is not None:
+            recorder.path.write_bytes(recorder.good)
+            self._touch(recorder)
+            recorder.good = None
+            recorder.there = True
+
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
+        recorder = self.choose(data, live=False, spoilt=False, there=True)
+        if recorder:
+            recorder.good = recorder.path.read_bytes()
+            recorder.path.unlink()
+            recorder.there = False
+
+    @invariant()
+    def page_says_what_the_model_says(self) -> None:
+        page = self.scraper.scrape()
+        expected: Counter[tuple[str, ...]] = Counter()
+        seen: Counter[str] = Counter()
+        for recorder in self.recorders:
+            if recorder.good is None:
+                recorder.said = recorder.counted.copy()
+                seen["live" if recorder.live else "dead"] += 1
+            elif recorder.there:
+                seen["unreadable"] += 1
+            expected += recorder.said
+        assert told_by(page) == expected
+        assert states(page) == (seen["live"], seen["dead"], seen["unreadable"])
+        assert value(page, "smartcache_exporter_up") == (seen["unreadable"] == 0)
+        check_laws(page)
+
+    def _touch(self, recorder: Recorder) -> None:
+        self.time += 1
+        os.utime(recorder.path, (self.time, self.time))
+
+
+def test_the_page_agrees_with_a_plain_model_whatever_happens_to_the_files(tmp_path: Path) -> None:
+    run_state_machine_as_test(
+        lambda: Directory(tmp_path),  # type: ignore[arg-type]  # hypothesis takes any factory
+        settings=settings(max_examples=25, stateful_step_count=25, deadline=None),
+    )
