@@ -49,7 +49,7 @@ def _objectives() -> list[Panel]:
               "Latency and its objective"),
         _kept(LATENCY_MEAN, "Mean, all", promql.recorded("smartcache:request_duration_seconds:mean5m"),
               "Latency and its objective"),
-        _kept(PROMISE, "Broken promise", promise, "Served beyond its promise", decimals=0),
+        _kept(PROMISE, "Outdated", promise, "Served beyond its promise", decimals=0),
         _kept(HIT_RATIO, "Hits", promql.recorded("smartcache:hit_ratio:rate5m"), "Hit ratio over time", decimals=1),
         tile(
             "From cache",
@@ -111,14 +111,14 @@ def _states() -> list[Panel]:
             link=_to("Scrape targets"),
         ),
         tile(
-            "Live processes",
+            "Processes",
             "Processes of the service whose metrics are read.",
             "none",
             Target(promql.gauge("smartcache_processes", 'state="live"'), "Live", instant=True),
             steps=tone.below(bad=1),
             decimals=0,
             no_value="no exporter",
-            link=_to("Processes"),
+            link=_to("Processes by state"),
         ),
         tile(
             "Governor",

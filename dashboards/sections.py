@@ -728,7 +728,7 @@ def _exporter() -> list[Panel]:
             (State(0, "down", tone.BAD), State(1, "up", tone.GOOD)),
         ),
         graph(
-            "Processes",
+            "Processes by state",
             "Metrics files by the state of their process. Dead ones still count, so that totals never decrease.",
             "short",
             [Target(promql.gauge("smartcache_processes", by="state"), "{{state}}")],
