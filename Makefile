@@ -51,6 +51,7 @@ dashboards: $(VENV) ## Generate, check and test the dashboards
 	@$(PYTHON_IN_VENV) -m pytest tests/dashboards
 alerts: tools ## Generate, check and test the rules
 	@$(PYTHON_IN_VENV) -m alerts
+	@$(PYTHON_IN_VENV) -m stack render
 	@$(PYTHON_IN_VENV) -m pytest tests/alerts
 
 PIP_COMPILE = .venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --no-header \

@@ -51,7 +51,8 @@ class DockerStack:
         """Have every image here, pulled or built; DockerMissingError names the one that cannot be had."""
         services = yaml.safe_load(self._output(*self._compose, "config"))["services"]
         built = False
-        for name, service in services.items():
+        # Pulling first: it fails sooner than building.
+        for name, service in sorted(services.items(), key=lambda entry: "build" in entry[1]):
             image = service["image"]
             if service.get("profiles") or (built and "build" in service):
                 continue
@@ -77,7 +78,8 @@ class DockerStack:
         try:
             started = self._run(*self._compose, "up", "--detach", "--no-build", within=IMAGE_WITHIN)
             if started.returncode:
-                raise StackError(f"compose could not start the stack:\n{started.stderr.strip()}")
+                reason = self._last_words() or started.stderr.strip()
+                raise StackError(f"compose could not start the stack:\n{reason}")
             self._await_health()
         except BaseException:
             if not before:
@@ -110,13 +112,17 @@ class DockerStack:
         deadline = time.monotonic() + HEALTHY_WITHIN
         while waiting := [container for container in self._containers() if container.health != "healthy"]:
             if time.monotonic() > deadline:
-                name = waiting[0].service
-                log = self._run(*self._compose, "logs", "--tail", "15", name).stdout.rstrip()
-                raise StackError(f"{name} was not healthy within {HEALTHY_WITHIN:.0f} s; its last lines:\n{log}")
+                names = ", ".join(container.service for container in waiting)
+                raise StackError(f"not healthy within {HEALTHY_WITHIN:.0f} s: {names}\n{self._last_words()}")
             time.sleep(1)
 
+    def _last_words(self) -> str:
+        """The end of the log of each container that is not healthy."""
+        ill = [container.service for container in self._containers() if container.health != "healthy"]
+        return self._run(*self._compose, "logs", "--no-color", "--tail", "15", *ill).stdout.strip() if ill else ""
+
     def _containers(self) -> list[_Container]:
-        identifiers = self._output(*self._compose, "ps", "--quiet").split()
+        identifiers = self._output(*self._compose, "ps", "--all", "--quiet").split()
         if not identifiers:
             return []
         return [
