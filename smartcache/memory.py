@@ -8,83 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Final
 
-from smartcache.freshness import Lifetime
+from smartcache.entry import Entry
 
-__all__ = ["Entry", "MemoryTier"]
-
-
-class Entry:
-    """A held value and what it is judged by.
-
-    ``born`` is the instant of its compute's end on this process's monotonic clock. ``judgement`` holds the
-    last one with its conditions, so that asking again under the same conditions costs a comparison.
-    """
-
-    __slots__ = (
-        "born",
-        "compute_seconds",
-        "expired",
-        "judgement",
-        "key",
-        "kickoff",
-        "lineup_confirmed",
-        "market",
-        "match_id",
-        "newer",
-        "older",
-        "shorten",
-        "size",
-        "stale_for",
-        "stale_if_error_for",
-        "ttl",
-        "value",
-        "versions",
-        "visited",
-        "written",
-    )
-
-    def __init__(
-        self,
-        key: str,
-        value: Any,
-        *,
-        born: float,
-        compute_seconds: float = 0.0,
-        kickoff: float | None = None,
-        lineup_confirmed: bool = False,
-        match_id: str | None = None,
-        market: str | None = None,
-        ttl: float | None = None,
-        stale_for: float | None = None,
-        stale_if_error_for: float | None = None,
-        shorten: float = 1.0,
-        versions: dict[str, str] | None = None,
-        written: float = 0.0,
-        expired: bool = False,
-        size: int = 0,
-    ) -> None:
-        self.key = key
-        self.value = value
-        self.born = born
-        self.compute_seconds = compute_seconds
-        self.kickoff = kickoff
-        self.lineup_confirmed = lineup_confirmed
-        self.match_id = match_id
-        self.market = market
-        self.ttl = ttl
-        self.stale_for = stale_for
-        self.stale_if_error_for = stale_if_error_for
-        self.shorten = shorten
-        self.versions = versions or {}
-        self.written = written
-        self.expired = expired
-        self.size = size
-        self.judgement: tuple[tuple[Any, ...], Lifetime] | None = None
-        self.visited = False
-        self.newer: Entry | None = None
-        self.older: Entry | None = None
+__all__ = ["MemoryTier"]
 
 
 class MemoryTier:

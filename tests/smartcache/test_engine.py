@@ -319,7 +319,7 @@ async def test_soft_timeout_serves_what_is_held_and_the_compute_goes_on(
     model.gate = asyncio.Event()
     assert await cache.get_or_load(KEY, model, soft_timeout=0.02) == {"run": 1}
     model.gate.set()
-    await eventually(lambda: cache._memory.get(KEY).value == {"run": 2})  # type: ignore[union-attr]
+    await eventually(lambda: cache._holdings.get(KEY).value == {"run": 2})  # type: ignore[union-attr]
 
 
 async def test_hard_timeout_reaches_the_caller(cache: SmartCacheEnhanced, model: Model) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartcache.memory import Entry, MemoryTier
+from smartcache.entry import Entry
+from smartcache.memory import MemoryTier
 
 
 def entry(key: str, size: int = 1, match: str | None = None, market: str | None = None) -> Entry:

@@ -73,7 +73,7 @@ async def test_an_event_reaches_the_memory_of_another_process(make_cache: Any, m
     assert (await other.get_with_intelligence(KEY, model, context())).tier == "memory"
     answer = await one.invalidate_by_event(EventType.GK_CHANGE, "match:7")
     assert (answer["invalidated_count"], answer["acknowledged"]) == (1, True)
-    await eventually(lambda: other._memory.get(KEY) is None, 0.25)
+    await eventually(lambda: other._holdings.get(KEY) is None, 0.25)
     assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
 
 
@@ -149,7 +149,7 @@ async def test_a_flushed_store_is_noticed_and_memory_dropped(make_cache: Any, mo
     await eventually(lambda: cache._bus._sequence is not None)
     await cache.get_with_intelligence(KEY, model, context())
     raw.flushall()
-    await eventually(lambda: len(cache._memory) == 0)
+    await eventually(lambda: len(cache._holdings.memory) == 0)
     assert cache.metrics.snapshot().samples["smartcache_bus_gaps_total"][()] == 1
     assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}
 

@@ -1,0 +1,150 @@
+"""A request: what the caller said, checked, and how it goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any, Final, TypedDict
+
+from smartcache import protocol
+from smartcache.golden_hour import Zone, kickoff_epoch
+from smartcache.keys import check_key
+
+__all__ = ["MatchContext", "Request", "check_odds", "check_seconds"]
+
+
+class MatchContext(TypedDict, total=False):
+    """What a caller knows about the match; everything is optional.
+
+    ``kickoff_time`` is an aware datetime; ``current_odds`` maps market keys to decimal odds above 1.
+    """
+
+    match_id: str | int | None
+    market: str | None
+    kickoff_time: datetime | None
+    lineup_confirmed: bool | None
+    current_odds: Mapping[str, float] | None
+    competition: str | None
+
+
+_CONTEXT_KEYS: Final = tuple(MatchContext.__annotations__)
+
+
+class Request:
+    """One key asked for.
+
+    Attributes:
+        zone: golden-hour zone, once known.
+        status: volatility status (0 panic, 1 warning, 2 normal); None when it was not judged.
+        outcome: what it counts as if it ended now, a position in ``layout.OUTCOMES``.
+        coalesced: it shares a compute that another started.
+        gone: what was held when it came was deleted or retired while it waited.
+        versions: names of the versions that its key depends on.
+    """
+
+    __slots__ = (
+        "coalesced",
+        "competition",
+        "compute",
+        "gone",
+        "hard_timeout",
+        "key",
+        "kickoff",
+        "lineup_confirmed",
+        "market",
+        "match_id",
+        "odds",
+        "outcome",
+        "soft_timeout",
+        "stale_for",
+        "stale_if_error_for",
+        "status",
+        "ttl",
+        "versions",
+        "zone",
+    )
+
+    def __init__(self, key: str, compute: Callable[[], Awaitable[Any]], outcome: int) -> None:
+        self.key = check_key(key)
+        if not callable(compute):
+            raise TypeError(f"compute_fn for {key!r} must be a function that returns an awaitable, got {compute!r}")
+        self.compute = compute
+        self.match_id: str | None = None
+        self.market: str | None = None
+        self.competition: str | None = None
+        self.kickoff: float | None = None
+        self.lineup_confirmed: bool | None = None
+        self.odds: Mapping[str, float] | None = None
+        self.ttl: float | None = None
+        self.stale_for: float | None = None
+        self.stale_if_error_for: float | None = None
+        self.soft_timeout: float | None = None
+        self.hard_timeout: float | None = None
+        self.zone: Zone | None = None
+        self.status: int | None = None
+        self.outcome = outcome
+        self.coalesced = False
+        self.gone = False
+        self.versions: tuple[str, ...] = (protocol.ALL_VERSION,)
+
+    def read(self, context: MatchContext) -> None:
+        """Take in a match context.
+
+        Raises:
+            TypeError, ValueError: an unknown key, a time that names no instant, odds that are none.
+        """
+        for name in context:
+            if name not in _CONTEXT_KEYS:
+                raise ValueError(f"match_context has no {name!r}; it may have {', '.join(_CONTEXT_KEYS)}")
+        if (match_id := context.get("match_id")) is not None:
+            self.match_id = str(match_id)
+        self.market = context.get("market")
+        self.competition = context.get("competition")
+        self.lineup_confirmed = context.get("lineup_confirmed")
+        if (kickoff := context.get("kickoff_time")) is not None:
+            self.kickoff = kickoff_epoch(kickoff)
+        if odds := context.get("current_odds"):
+            for market_key, price in odds.items():
+                check_odds(market_key, price)
+            self.odds = odds
+        self.versions = protocol.version_names(self.match_id, self.market)
+
+    def for_refresh(self, hard_timeout: float) -> Request:
+        """The same question, asked by the engine itself."""
+        request = Request(self.key, self.compute, self.outcome)
+        request.match_id = self.match_id
+        request.market = self.market
+        request.kickoff = self.kickoff
+        request.lineup_confirmed = self.lineup_confirmed
+        request.ttl = self.ttl
+        request.stale_for = self.stale_for
+        request.stale_if_error_for = self.stale_if_error_for
+        request.versions = self.versions
+        request.hard_timeout = hard_timeout
+        return request
+
+
+def check_odds(market_key: str, odds: float) -> None:
+    """Make sure that ``odds`` are decimal odds.
+
+    Raises:
+        ValueError: not a finite number above 1, or a market key that is empty.
+    """
+    if isinstance(odds, bool) or not isinstance(odds, int | float) or not 1 < odds < math.inf:
+        raise ValueError(f"odds of {market_key!r} must be decimal odds above 1 and finite, got {odds!r}")
+    if not isinstance(market_key, str) or not market_key:
+        raise ValueError(f"a market key is text such as 'match:market:selection:line', got {market_key!r}")
+
+
+def check_seconds(name: str, value: float | None, least: float) -> float | None:
+    """``value`` as seconds.
+
+    Raises:
+        ValueError: not a finite number of at least ``least``.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+        raise ValueError(f"{name} is {value!r}, but must be a finite number of seconds of at least {least:g}")
+    return float(value)

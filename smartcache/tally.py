@@ -1,0 +1,94 @@
+"""The engine's counters, resolved once, so that counting costs no look-up by name."""
+
+from __future__ import annotations
+
+from smartcache.catalogue import GOVERNOR_MODES, STRATEGIES
+from smartcache.layout import OUTCOMES
+from smartcache.metrics import CacheMetrics
+from smartcache.request import Request
+from smartcache.volatility import STATUS_NAMES
+
+__all__ = ["Tally"]
+
+_STRATEGY_OF = tuple(STRATEGIES.index(outcome.strategy) for outcome in OUTCOMES)
+
+
+class Tally:
+    """Handles of everything the engine counts, named as in the catalogue."""
+
+    def __init__(self, metrics: CacheMetrics) -> None:
+        self._metrics = metrics
+        layout = metrics.layout
+        zones = layout.axes[1]
+        counter, gauge, histogram = metrics.counter, metrics.gauge, metrics.histogram
+        self._outcome_cells = [layout.position("outcome", outcome.name) for outcome in OUTCOMES]
+        self._zone_cells = [layout.position("zone", zone) for zone in zones]
+        self._market_cells = {market: layout.position("market", market) for market in (*layout.domains["market"], None)}
+        self._other_market = layout.position("market", "other")
+        self._competition_cells = {
+            competition: layout.position("competition", competition)
+            for competition in (*layout.domains["competition"], None)
+        }
+        self._other_competition = layout.position("competition", "other")
+        self._status_cells: dict[int | None, int] = {
+            number: layout.position("status", name) for number, name in enumerate(STATUS_NAMES)
+        }
+        self._status_cells[None] = layout.position("status", None)
+        self._modes = {mode: gauge("smartcache_governor_mode", mode=mode) for mode in GOVERNOR_MODES}
+        self._memory_entries = gauge("smartcache_memory_entries")
+        self._memory_bytes = gauge("smartcache_memory_bytes")
+        self.evictions = counter("smartcache_memory_evictions_total")
+        self.ages = {zone: histogram("smartcache_served_age_seconds", zone=zone) for zone in zones}
+        self.beyond_promise = {
+            (zone, reason): counter("smartcache_served_beyond_promise_total", zone=zone, reason=reason)
+            for zone in zones
+            for reason in ("fresh", "stale", "error", "kickoff")
+        }
+        self.computes = {
+            outcome: counter("smartcache_computes_total", outcome=outcome)
+            for outcome in ("success", "error", "timeout", "cancelled")
+        }
+        self.compute_duration = histogram("smartcache_compute_duration_seconds")
+        self.computes_in_progress = gauge("smartcache_computes_in_progress")
+        self.coalesced = counter("smartcache_coalesced_requests_total")
+        self.writes_fenced = counter("smartcache_writes_fenced_total")
+        self.unreadable = counter("smartcache_store_unreadable_entries_total")
+        self.early_refreshes = counter("smartcache_early_refreshes_total")
+        self.refreshes_skipped = counter("smartcache_swr_refreshes_skipped_total")
+        self.refreshes_in_progress = gauge("smartcache_swr_refreshes_in_progress")
+        self.refresh_successes = counter("smartcache_swr_refreshes_total", outcome="success")
+        self.refresh_errors = counter("smartcache_swr_refreshes_total", outcome="error")
+        self.surgical_invalidations = counter("smartcache_invalidations_total", kind="surgical")
+        self.full_invalidations = counter("smartcache_invalidations_total", kind="full")
+        self.markets_affected = counter("smartcache_invalidation_markets_total", outcome="affected")
+        self.markets_preserved = counter("smartcache_invalidation_markets_total", outcome="preserved")
+        self.keys_deleted = counter("smartcache_invalidation_keys_deleted_total")
+        self.local_ticks = counter("smartcache_odds_ticks_total", origin="local")
+        self.bus_ticks = counter("smartcache_odds_ticks_total", origin="bus")
+
+    def request(self, request: Request, start: float, end: float) -> None:
+        """Count a request that ended: one store into the cell of its joint outcome."""
+        cell = (
+            self._outcome_cells[request.outcome]
+            + self._zone_cells[-1 if request.zone is None else request.zone.index]
+            + self._market_cells.get(request.market, self._other_market)
+            + self._status_cells[request.status]
+            + self._competition_cells.get(request.competition, self._other_competition)
+        )
+        self._metrics.request(cell, _STRATEGY_OF[request.outcome], end - start, end)
+
+    def served(self, zone: str, age: float, promise: float, reason: str) -> None:
+        """Count the age of a value served from the cache, and whether it was above what was promised."""
+        self.ages[zone].observe(age)
+        if age > promise:
+            self.beyond_promise[zone, reason].add()
+
+    def memory(self, entries: int, held: int) -> None:
+        """Show how much the memory tier holds, in entries and bytes."""
+        self._memory_entries.set(entries)
+        self._memory_bytes.set(held)
+
+    def governor(self, mode: str) -> None:
+        """Show the governor's mode."""
+        for name, gauge in self._modes.items():
+            gauge.set(float(name == mode))
