@@ -23,7 +23,7 @@ from granian.log import LogLevels
 from service.board import Slot
 from service.fixtures import COMPETITIONS, RESULT_AFTER, load_fixtures
 from service.settings import Settings, SettingsError, read_settings
-from smartcache import CacheConfig, ConfigError
+from smartcache import CacheConfig, CacheMetrics, ConfigError, SmartCacheEnhanced
 
 #: Seconds after which a service that does not answer is given up.
 _PATIENCE: Final = 60.0
@@ -35,7 +35,8 @@ def main(arguments: list[str]) -> int:
     """Run the service; 0 after it was asked to stop, 1 when it failed, 2 when it was told what cannot be."""
     try:
         settings = read_settings(os.environ, arguments)
-        CacheConfig.from_env()
+        # The engine that the workers will build, to hear now what is wrong with its settings; it connects to nothing.
+        SmartCacheEnhanced(config=CacheConfig.from_env(), metrics=CacheMetrics())
         _check_moment(settings)
         _check_port(settings)
     except (SettingsError, ConfigError) as error:

@@ -11,7 +11,6 @@ import msgspec
 from starlette.types import Receive, Scope
 
 from service.answers import RequestError
-from smartcache.tags import EventType
 
 __all__ = ["EventBody", "FaultBody", "OddsBody", "TickBody", "read_body"]
 
@@ -33,9 +32,9 @@ class OddsBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EventBody(msgspec.Struct, forbid_unknown_fields=True):
-    """``POST /v1/matches/{match_id}/events``."""
+    """``POST /v1/matches/{match_id}/events``; the event must be one of the engine's table."""
 
-    type: EventType
+    type: str
 
 
 class FaultBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,7 +52,7 @@ _ALLOWED: Final[dict[type, Any]] = {
         "odds": "a finite number of at least 1.01",
         "timestamp": "a moment with its offset such as 2025-03-01T14:16:00Z, epoch seconds, or null for now",
     },
-    EventBody: {"type": [str(event) for event in EventType]},
+    EventBody: {"type": "the name of an event"},
     FaultBody: {
         "seconds": "above 0, to 3600",
         "compute_error_ratio": "0 to 1",

@@ -29,7 +29,7 @@ LEANS_ON: Final[Mapping[str, str]] = {
 class PriceBook:
     """Drawn price paths of the matches that start within a day, and prices posted over HTTP in their place.
 
-    A posted price holds until the path's next change. Paths are drawn when first asked for and dropped at kickoff.
+    A posted price holds until the path's next change. Paths are drawn when first asked for and dropped after kickoff.
     """
 
     def __init__(self, fixtures: Fixtures, model: Model, clock: ReplayClock) -> None:
@@ -39,9 +39,10 @@ class PriceBook:
         self._paths: dict[str, tuple[PricePath, ...]] = {}
         self._posted: dict[str, Tick] = {}
 
-    def post(self, market_key: str, odds: float, instant: float) -> None:
-        """Take in a price seen at ``instant`` (epoch seconds)."""
-        self._posted[market_key] = Tick(instant, odds)
+    def post(self, match: Match, market_key: str, odds: float, instant: float) -> None:
+        """Take in a price seen at ``instant`` (epoch seconds); one for a selection without a path is not kept."""
+        if any(path.market_key == market_key for path in self._paths_of(match, self._clock.time())):
+            self._posted[market_key] = Tick(instant, odds)
 
     def odds_leant_on(self, match: Match, market: str) -> dict[str, float]:
         """Current decimal odds, by market key, of the market that ``market`` leans on; three at most."""
@@ -73,20 +74,18 @@ class PriceBook:
             for tick in path.between(after, until)
         )
 
-    def forget_started(self) -> None:
-        """Let go of the prices of matches that have kicked off."""
-        now = self._clock.time()
-        gone = {match_id for match_id, paths in self._paths.items() if paths[0].kickoff <= now}
-        self._paths = {match_id: paths for match_id, paths in self._paths.items() if match_id not in gone}
-        self._posted = {key: tick for key, tick in self._posted.items() if key.partition(":")[0] not in gone}
-
     def _paths_of(self, match: Match, now: float) -> tuple[PricePath, ...]:
         paths = self._paths.get(match.match_id)
         if paths is None:
             if not 0 < match.kickoff.timestamp() - now <= HORIZON:
                 return ()
+            self._forget_started(now)
             paths = self._paths[match.match_id] = match_paths(match, self._model.rates(match))
         return paths
+
+    def _forget_started(self, now: float) -> None:
+        self._paths = {match_id: paths for match_id, paths in self._paths.items() if paths[0].kickoff > now}
+        self._posted = {key: tick for key, tick in self._posted.items() if key.partition(":")[0] in self._paths}
 
     def _current(self, path: PricePath, now: float) -> Tick | None:
         drawn, posted = path.at(now), self._posted.get(path.market_key)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import Final
-
-import structlog
 
 from service.book import PriceBook
 from service.clock import ReplayClock
@@ -19,7 +18,7 @@ _EVERY: Final = 0.5
 #: Seconds of path that are fed at start, so that volatility windows are warm.
 _WARM_UP: Final = 1800.0
 
-_log = structlog.get_logger()
+_log: Final = logging.getLogger("service.feed")
 
 
 class Progress:
@@ -34,7 +33,10 @@ class Progress:
 
     def write(self, fed: float) -> None:
         """Note that ticks were fed up to ``fed``."""
-        self._file.write_text(repr(fed))
+        # Replaced whole: a killed feeder must not leave half a number behind.
+        draft = self._file.with_suffix(".new")
+        draft.write_text(repr(fed))
+        draft.replace(self._file)
 
 
 async def feed_odds(
@@ -59,7 +61,6 @@ async def feed_odds(
             fed = now
             if progress:
                 progress.write(fed)
-            book.forget_started()
         except Exception:
             # A feed that stopped would let every window go cold without a word.
             _log.exception("the odds feed failed and tries again")

@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from service.board import Board, Slot
@@ -18,7 +20,7 @@ from service.book import PriceBook
 from service.clock import ReplayClock
 from service.feed import Progress, feed_odds
 from service.fixtures import Fixtures, load_fixtures
-from service.model import fit
+from service.model import Model, fit
 from service.predictor import Predictor
 from service.settings import Settings
 from smartcache import CacheMetrics, SmartCacheEnhanced
@@ -50,12 +52,16 @@ def assemble(
     settings: Settings, folder: Path, clock: ReplayClock, cache: SmartCacheEnhanced, metrics: CacheMetrics
 ) -> Parts:
     """Load the fixtures and fit the model on what was known at the clock's first moment."""
-    fixtures = load_fixtures()
-    model = fit(fixtures.played_before(settings.at), settings.at)
+    fixtures, model = load_fixtures(), _fitted(settings.at)
     book = PriceBook(fixtures, model, clock)
     board = Board(folder, clock)
     predictor = Predictor(model, book, board, clock, settings.extra_latency, random.random)
     return Parts(settings, folder, clock, fixtures, book, board, predictor, cache, metrics)
+
+
+@cache
+def _fitted(at: datetime) -> Model:
+    return fit(load_fixtures().played_before(at), at)
 
 
 @asynccontextmanager

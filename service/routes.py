@@ -136,42 +136,45 @@ class Endpoints:
     async def odds(self, request: Request) -> Response:
         """``POST /v1/odds``: prices seen elsewhere; all are taken or none."""
         body = await read_body(request.scope, request.receive, OddsBody, self._parts.settings.max_body)
-        seen = [(tick, self._seen_at(index, tick)) for index, tick in enumerate(body.ticks)]
-        for tick, instant in seen:
+        seen = [(tick, *self._checked(index, tick)) for index, tick in enumerate(body.ticks)]
+        for tick, match, instant in seen:
             self._parts.cache.update_vix_snapshot(market_key=tick.market_key, odds=tick.odds, timestamp=instant)
-            self._parts.book.post(tick.market_key, tick.odds, instant)
+            self._parts.book.post(match, tick.market_key, tick.odds, instant)
         return Answer({"accepted": len(seen)})
 
-    def _seen_at(self, index: int, tick: TickBody) -> float:
-        """The instant of a posted tick in epoch seconds, the tick checked."""
+    def _checked(self, index: int, tick: TickBody) -> tuple[Match, float]:
+        """The match of a posted tick, and its instant in epoch seconds."""
+        name = f"ticks[{index}]"
         match_id, *rest = tick.market_key.split(":")
         if len(rest) != 3 or not rest[1]:
             raise RequestError(
-                422,
-                f"ticks[{index}].market_key is {tick.market_key!r}",
-                "match:market:selection:line; line may be empty",
+                422, f"{name}.market_key is {tick.market_key!r}", "match:market:selection:line; line may be empty"
             )
-        if self._parts.fixtures.get(match_id) is None:
-            raise RequestError(422, f"ticks[{index}].market_key names the unknown match {match_id!r}", _WHERE_MATCHES)
+        match = self._parts.fixtures.get(match_id)
+        if match is None:
+            raise RequestError(422, f"{name}.market_key names the unknown match {match_id!r}", _WHERE_MATCHES)
         if rest[0] not in _KNOWN_MARKETS:
-            raise RequestError(422, f"ticks[{index}].market_key names the unknown market {rest[0]!r}", MARKETS)
+            raise RequestError(422, f"{name}.market_key names the unknown market {rest[0]!r}", MARKETS)
         now = self._parts.clock.time()
         if tick.timestamp is None:
-            return now
+            return match, now
         instant = tick.timestamp.timestamp() if isinstance(tick.timestamp, datetime) else tick.timestamp
         if not now - _OLDEST_TICK <= instant <= now + _FUTURE_TICK:
             raise RequestError(
                 422,
-                f"ticks[{index}].timestamp is {tick.timestamp!s}, while now is {self._parts.clock.now().isoformat()}",
+                f"{name}.timestamp is {tick.timestamp!s}, while now is {self._parts.clock.now().isoformat()}",
                 f"from {_OLDEST_TICK:g} s before now to {_FUTURE_TICK:g} s after, or null for now",
             )
-        return instant
+        return match, instant
 
     async def events(self, request: Request) -> Response:
         """``POST /v1/matches/{match_id}/events``: 200 once it holds everywhere, 202 while the store is away."""
         match = _match(self._parts, request.path_params["match_id"])
         body = await read_body(request.scope, request.receive, EventBody, self._parts.settings.max_body)
-        if body.type is EventType.LINEUP_CONFIRMED:
+        events = self._parts.cache.tag_manager.events
+        if body.type not in events:
+            raise RequestError(422, f"type is {body.type!r}: no such event", {"type": events})
+        if body.type == EventType.LINEUP_CONFIRMED:
             self._parts.board.confirm_lineup(match.match_id)
         done = await self._parts.cache.invalidate_by_event(event_type=body.type, match_key=f"match:{match.match_id}")
         return Answer({"match_id": match.match_id, "type": body.type, **done}, 200 if done["acknowledged"] else 202)

@@ -122,11 +122,11 @@ async def test_a_prediction_is_a_miss_and_then_a_hit(served: Served) -> None:
     assert body["kickoff_time"] == "2025-03-01T17:00:00+00:00"
 
 
-@pytest.mark.parametrize("market", MARKETS)
-async def test_every_market_of_a_match_answers(served: Served, market: str) -> None:
-    body = (await served.client.get(path(market))).json()
-    assert body["market"] == market
-    assert body["basis"]
+async def test_every_market_of_a_match_answers(served: Served) -> None:
+    for market in MARKETS:
+        body = (await served.client.get(path(market))).json()
+        assert body["market"] == market
+        assert body["basis"]
 
 
 async def test_edges_are_against_odds_that_are_said_to_be_drawn(served: Served) -> None:
@@ -241,11 +241,10 @@ async def test_a_confirmed_lineup_doubles_the_lifetime(served: Served) -> None:
     assert await status_of(served, "penalty") in ("hit; ttl=1799; detail=memory", "hit; ttl=1798; detail=memory")
 
 
-@pytest.mark.parametrize("event", list(EventType))
-async def test_every_event_is_taken(served: Served, event: EventType) -> None:
-    answer = await served.client.post(f"/v1/matches/{MATCH}/events", json={"type": event.value})
-    assert answer.status_code == 200
-    assert answer.json()["type"] == event.value
+async def test_every_event_is_taken(served: Served) -> None:
+    for event in EventType:
+        answer = await served.client.post(f"/v1/matches/{MATCH}/events", json={"type": event.value})
+        assert (answer.status_code, answer.json()["type"]) == (200, event.value)
 
 
 # Odds -----------------------------------------------------------------------------------------------------------------
@@ -345,12 +344,18 @@ async def test_odds_that_are_no_finite_number_are_refused(served: Served, odds: 
     assert named in answer.json()["error"]
 
 
-@pytest.mark.parametrize(("body", "named"), [({"type": "hail"}, "'hail'"), ({"type": 1}, "1"), ({}, "`type`")])
-async def test_an_unknown_event_is_refused_with_the_known_ones(served: Served, body: Any, named: str) -> None:
+async def test_an_unknown_event_is_refused_with_the_known_ones(served: Served) -> None:
+    answer = await served.client.post(f"/v1/matches/{MATCH}/events", json={"type": "hail"})
+    assert answer.status_code == 422
+    assert "'hail'" in answer.json()["error"]
+    assert answer.json()["allowed"]["type"] == [event.value for event in EventType]
+
+
+@pytest.mark.parametrize(("body", "named"), [({"type": 1}, "1"), ({}, "`type`"), ({"type": "x", "y": 1}, "`y`")])
+async def test_a_wrong_event_is_refused_by_name(served: Served, body: Any, named: str) -> None:
     answer = await served.client.post(f"/v1/matches/{MATCH}/events", json=body)
     assert answer.status_code == 422
     assert named in answer.json()["error"]
-    assert answer.json()["allowed"]["type"] == [event.value for event in EventType]
 
 
 async def test_an_event_of_an_unknown_match_is_refused(served: Served) -> None:

@@ -142,6 +142,7 @@ def test_a_port_another_service_has_is_taken() -> None:
         ({"SERVICE_HOST": "no.such.host.invalid"}, "'no.such.host.invalid'"),
         ({"SMARTCACHE_HARD_TIMEOUT": "-1"}, "SMARTCACHE_HARD_TIMEOUT"),
         ({"SMARTCACHE_REDIS_URL": "ftp://127.0.0.1"}, "'ftp://127.0.0.1'"),
+        ({"SMARTCACHE_TAG_TABLE": "missing.toml"}, "'missing.toml'"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_line(settings: dict[str, str], named: str) -> None:
