@@ -166,13 +166,18 @@ class Bus:
                 self._tick_messages.add()
         log = streams.get(protocol.LOG.encode(), ())
         for message_id, fields in log:
-            if self._sequence is not None and int(fields[b"n"]) != int(self._sequence) + 1:
+            try:
+                message = {name.decode(): value.decode() for name, value in fields.items()}
+                in_sequence = self._sequence is None or int(message["n"]) == int(self._sequence) + 1
+                if in_sequence and message["from"] != self._origin:
+                    self._on_message(message)
+                    self._messages.add()
+            except (KeyError, ValueError):
+                in_sequence = False  # none of ours, so nobody knows what it stands in place of
+            if not in_sequence:
                 self._missed(client)
                 return
             self._sequence, self._log_id = fields[b"n"], message_id
-            if fields[b"from"].decode() != self._origin:
-                self._on_message({name.decode(): value.decode() for name, value in fields.items()})
-                self._messages.add()
         if log:
             self._heard_at(asked)
             return

@@ -154,6 +154,18 @@ async def test_a_flushed_store_is_noticed_and_memory_dropped(make_cache: Any, mo
     assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}
 
 
+async def test_a_foreign_message_on_the_log_counts_as_a_gap_and_the_bus_goes_on(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    raw.xadd("smartcache:log", {"not": "ours"})
+    await eventually(lambda: one.metrics.snapshot().samples["smartcache_bus_gaps_total"][()] == 1)
+    await one.get_with_intelligence(KEY, model, context())
+    await other.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    await eventually(lambda: one._holdings.get(KEY) is None)
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"garbage", b"SC1", b"SC9L1740841200000000\x81", b"SC1L1740841200000000", b"SC1L1740841200000000\xc1\xc1"],
