@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     except (TargetError, OSError) as error:
         print(f"load: {error}", file=sys.stderr)
         return ExitCode.USAGE
+    except KeyboardInterrupt:
+        print("load: interrupted; the load was stopped", file=sys.stderr)
+        return 130
     except (InvalidRunError, RunFailedError, PrometheusError) as error:
         print(f"load: invalid run: {error}", file=sys.stderr)
         return ExitCode.INVALID
@@ -97,7 +100,9 @@ def load(run: Run, prometheus: Prometheus, folder: Path, environment: Mapping[st
         InvalidRunError: somebody else is asking the service.
         RunFailedError, PrometheusError: no record, or no reading, came of it.
     """
-    earlier, before = prometheus.read(JOB), prometheus.read_at_rest(JOB)
+    # One scrape for what was asked before, one more in which nothing may be asked.
+    earlier = prometheus.read_at_rest(JOB, scrapes=1)
+    before = prometheus.read_at_rest(JOB, scrapes=1)
     if others := before.since(earlier).total("smartcache_requests_total"):
         raise InvalidRunError(f"{others:,.0f} requests came from elsewhere while the service should be at rest")
     with LocustProcess(run, folder, environment) as locust:

@@ -42,9 +42,6 @@ class Reading:
         for sample in samples:
             self._by_name.setdefault(sample.name, []).append(sample)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._by_name
-
     def __iter__(self) -> Iterator[Sample]:
         return (sample for samples in self._by_name.values() for sample in samples)
 

@@ -6,24 +6,27 @@ from pathlib import Path
 import pytest
 
 from loadtest.evening import metrics_folder, read_statistics, statistics_table, store_url, unmoved
-from loadtest.prometheus import Sample
+from loadtest.prometheus import Reading, Sample
 from smartcache.catalogue import STATISTICS
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_every_statistic_is_read_by_its_selector_within_the_engines_job() -> None:
+def test_counters_tell_what_they_gained_and_the_rest_what_prometheus_has_now() -> None:
     asked: list[str] = []
 
     def query(expression: str) -> list[Sample]:
         asked.append(expression)
-        return [Sample("s", {}, 2), Sample("s", {}, 3)]
+        return [Sample("s", {}, 2), Sample("s", {}, 3)] if "min" not in expression else []
 
-    values = read_statistics(query)
+    fresh, stale = ({"result": result, "tier": "memory", "market": "btts"} for result in ("hit_fresh", "hit_stale"))
+    gained = Reading([Sample("smartcache_lookups_total", fresh, 7), Sample("smartcache_lookups_total", stale, 1)])
+    values = read_statistics(gained, query)
     assert len(values) == 35
-    assert set(values.values()) == {5}
-    assert all('job="smartcache"' in expression for expression in asked)
-    assert 'smartcache_lookups_total{result="hit_fresh",job="smartcache"}' in asked
+    assert (values["cache_hit_fresh"], values["cache_hit_stale"], values["cache_miss"]) == (7, 1, 0)
+    assert (values["hit_rate_pct"], values["max_latency_ms"], values["min_latency_ms"]) == (5, 5, None)
+    assert 'smartcache:hit_ratio:rate5m{job="smartcache"}' in asked
+    assert all("_total" not in expression for expression in asked)
 
 
 def test_what_did_not_move_is_told_unless_it_could_not() -> None:
