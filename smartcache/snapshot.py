@@ -30,6 +30,7 @@ class HistogramValue(NamedTuple):
 Samples = dict[str, dict[tuple[str, ...], Any]]
 
 
+_ALL_ONES: Final = 2**64 - 1
 _SLOWEST: Final = "smartcache_request_duration_max_seconds"
 _FASTEST: Final = "smartcache_request_duration_min_seconds"
 
@@ -102,45 +103,48 @@ def _sorted_anew(counts: Sequence[int], edges: list[float], into: Sequence[float
 
 
 def _add_joint(samples: Samples, cells: bytes, joint: Mapping[str, Any]) -> None:
-    """Add up the joint block into the families it counts for; every label set it knows is there, if only with 0."""
+    """Add up the joint block into the families it counts for; every label set it knows is there, if only with 0.
+
+    A stretch of cells is taken as one long number in base 2**64, so that adding two adds them cell by cell (no count
+    comes near the size at which it would run into the next cell), and the sum of its cells is what is left of it modulo
+    2**64 - 1.
+    """
     outcomes, zones, markets, statuses, competitions = joint["axes"]
-    judged = [*product(statuses, competitions)]
-    row = 8 * len(judged)
-    # A row of cells is added as one long number: no count comes near the size at which it would run into the next.
-    by_zone: dict[tuple[str, str], int] = defaultdict(int)
-    by_market: dict[tuple[str, str], int] = defaultdict(int)
-    start = 8 * joint["cell"]
-    for outcome, zone, market in product(outcomes, zones, markets):
-        counts = int.from_bytes(cells[start : start + row], "little")
-        start += row
-        if counts:
-            by_zone[outcome, zone] += counts
-            by_market[outcome, market] += counts
+    row = 8 * len(statuses) * len(competitions)
+    block = row * len(markets)
 
-    def apart(counts: int) -> memoryview[int]:
-        return memoryview(counts.to_bytes(row, "little")).cast(_INT)
-
-    def count_for(family: str, labels: tuple[str, ...], count: int) -> None:
+    def count_for(family: str, labels: tuple[str, ...], cells: int) -> None:
         family_samples = samples[family]
-        family_samples[labels] = family_samples.get(labels, 0) + count
+        family_samples[labels] = family_samples.get(labels, 0) + cells % _ALL_ONES
 
+    judged = 0
+    start = 8 * joint["cell"]
     for name in outcomes:
         outcome = OUTCOME[name]
-        requests = 0
+        everywhere = 0
         for zone in zones:
-            count = sum(apart(by_zone[name, zone]))
-            count_for("smartcache_requests_total", (outcome.strategy, zone), count)
-            requests += count
-        if outcome.lookup:
-            for market in markets:
-                count_for("smartcache_lookups_total", (*outcome.lookup, market), sum(apart(by_market[name, market])))
+            here = int.from_bytes(cells[start : start + block], "little")
+            start += block
+            everywhere += here
+            count_for("smartcache_requests_total", (outcome.strategy, zone), here)
+        for market, counts in zip(markets, _split(everywhere, len(markets), row), strict=True):
+            judged += counts
+            if outcome.lookup:
+                count_for("smartcache_lookups_total", (*outcome.lookup, market), counts)
         if outcome.swr:
-            count_for("smartcache_swr_evaluations_total", (outcome.swr,), requests)
-        count_for("smartcache_vix_bypasses_total", (), requests if outcome.bypassed_by_vix else 0)
-        count_for("smartcache_stale_on_error_served_total", (), requests if outcome.stale_on_error else 0)
-    for labels, count in zip(judged, apart(sum(by_zone.values())), strict=True):
-        if labels[0] != "none":
-            count_for("smartcache_vix_evaluations_total", labels, count)
+            count_for("smartcache_swr_evaluations_total", (outcome.swr,), everywhere)
+        count_for("smartcache_vix_bypasses_total", (), everywhere if outcome.bypassed_by_vix else 0)
+        count_for("smartcache_stale_on_error_served_total", (), everywhere if outcome.stale_on_error else 0)
+    pairs = [*product(statuses, competitions)]
+    for (status, competition), count in zip(pairs, _split(judged, len(pairs), 8), strict=True):
+        if status != "none":
+            count_for("smartcache_vix_evaluations_total", (status, competition), count)
+
+
+def _split(number: int, parts: int, size: int) -> list[int]:
+    """The long number cut into parts of ``size`` bytes."""
+    content = number.to_bytes(parts * size, "little")
+    return [int.from_bytes(content[at : at + size], "little") for at in range(0, len(content), size)]
 
 
 def _add_last_minute(
