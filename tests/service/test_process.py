@@ -164,7 +164,7 @@ def test_without_its_store_it_serves_and_says_so() -> None:
         assert "bus is down" in state["reasons"]
 
 
-def test_two_workers_share_events_faults_and_one_feed(tmp_path: Path) -> None:
+def test_two_workers_share_lineups_and_faults(tmp_path: Path) -> None:
     with (
         ValkeyServer(port=free_port(), data_dir=tmp_path) as store,
         running(
