@@ -17,7 +17,7 @@ _TOKEN: Final = re.compile(
       | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`)
       | (?P<duration>(?:\d+(?:ms|[smhdwy]))+)
       | (?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)
-      | (?P<name>[a-zA-Z_:][a-zA-Z0-9_:]*)
+      | (?P<name>[a-zA-Z_][a-zA-Z0-9_:]*)
       | (?P<operator>=~|!~|!=|==|<=|>=|[-+*/%^(){}\[\],<>=:@])""",
     re.VERBOSE,
 )
@@ -58,7 +58,7 @@ def operators(expr: str) -> frozenset[str]:
     found, depth = set(), 0
     for kind, text in _tokens(expr):
         depth += (text == "{") - (text == "}")
-        if depth == 0 and kind == "operator":
+        if depth == 0 and kind == "operator" and text != "}":
             found.add(text)
     return frozenset(found)
 

@@ -191,7 +191,7 @@ async def _serve(app: Starlette, host: str, port: int) -> None:
         print(f"alert receiver ready on http://{host}:{port}", flush=True)
         break
     await asyncio.wait({serving, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     await asyncio.wait({serving}, timeout=_FAREWELL)
     if serving.done():
         serving.result()
