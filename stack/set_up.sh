@@ -22,6 +22,7 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null ||
         fail "$python has no venv module; install it with: sudo $install"
     echo "set-up: installing $package"
+    export DEBIAN_FRONTEND=noninteractive
     { $install || { apt-get update && $install; }; } >/dev/null ||
         fail "could not install it; try: apt-get update && $install"
 fi
@@ -32,5 +33,6 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
 fi
 echo "set-up: installing requirements/dev.txt into .venv"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# Twice quiet: the build back end explains editable installs at length.
+.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 touch .venv/up-to-date

@@ -17,7 +17,7 @@ import pytest
 
 from stack.health import ask
 from stack.native import NativeStack
-from stack.parts import Part
+from stack.parts import PARTS, Part
 from stack.running import Register, Running, started_at
 from stack.settings import PORTS, Settings
 from stack.standing import StackError
@@ -138,6 +138,34 @@ def test_an_absent_optional_part_says_how_to_get_it(make: Make, monkeypatch: pyt
     absent = stack.status()[1]
     assert (absent.name, absent.address, absent.ready) == ("grafana", "", False)
     assert absent.said.startswith("absent: put Grafana's bin folder on the PATH")
+
+
+def test_grafana_runs_when_its_program_is_here(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Grafana can be fetched for a test; this one answers as it does and tells how it was started."""
+    home = tmp_path / "grafana"
+    (home / "bin").mkdir(parents=True)
+    (home / "conf").mkdir()
+    program = home / "bin" / "grafana"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import http.server, json, os, sys\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
+        "print(json.dumps([sys.argv[1:], dict(os.environ)]), flush=True)\n"
+        "address = os.environ['GF_SERVER_HTTP_ADDR'], int(os.environ['GF_SERVER_HTTP_PORT'])\n"
+        "http.server.HTTPServer(address, Answer).serve_forever()\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    stack = make(next(part for part in PARTS if part.name == "grafana"))
+    assert stack.up()
+    assert [standing.ready for standing in stack.status()] == [True]
+    arguments, environment = json.loads((tmp_path / "logs" / "grafana.log").read_text().splitlines()[0])
+    assert arguments == ["server", "--homepath", str(home)]
+    assert Path(environment["GF_PATHS_PROVISIONING"], "datasources").is_dir()
+    assert [*Path(environment["DASHBOARDS_PATH"]).glob("*.json")]
+    assert environment["PROMETHEUS_URL"].startswith("http://127.0.0.1:")
 
 
 def test_down_never_touches_a_stranger_who_got_the_process_id(make: Make, tmp_path: Path) -> None:
