@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 VENV := .venv/up-to-date
+PEERS := .venv/peers-up-to-date
 PYTHON_IN_VENV := .venv/bin/python
 
 .PHONY: help
@@ -39,11 +40,16 @@ lint: $(VENV) ## Lint, formatting and types
 tools: $(VENV) ## Fetch the programs the stack and its tests run (Prometheus, Alertmanager, redis_exporter)
 	@$(PYTHON_IN_VENV) -m stack tools
 
+$(PEERS): requirements/bench.txt $(VENV)
+	@echo "set-up: installing requirements/bench.txt into .venv"
+	@$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
 .PHONY: load bench
 load: $(VENV) ## The release gate: 10,000 requests a second for 60 s (exit 0 passed, 1 missed, 2 usage, 3 invalid)
 	@$(PYTHON_IN_VENV) -m loadtest
-bench: $(VENV) ## The benchmarks, side by side with the peers
-	@$(PYTHON_IN_VENV) -m benchmarks
+bench: $(PEERS) ## The benchmarks, side by side with the peers
+	@$(PYTHON_IN_VENV) -m benchmarks $(BENCH)
 
 .PHONY: dashboards alerts
 dashboards: $(VENV) ## Generate, check and test the dashboards
@@ -61,4 +67,5 @@ PIP_COMPILE = .venv/bin/pip-compile --quiet --upgrade --generate-hashes --strip-
 requirements: $(VENV) ## Resolve the pinned requirements anew
 	@$(PIP_COMPILE) --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(PIP_COMPILE) --extra image --output-file requirements/image.txt pyproject.toml
+	@$(PIP_COMPILE) --output-file requirements/bench.txt requirements/bench.in
 	@sed -i '/^# WARNING: The following packages were not pinned/,$$d' requirements/*.txt  # smartcache itself

@@ -1,0 +1,1 @@
+"""The engine side by side with its peers: ``python -m benchmarks``."""
