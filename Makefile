@@ -68,4 +68,5 @@ requirements: $(VENV) ## Resolve the pinned requirements anew
 	@$(PIP_COMPILE) --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(PIP_COMPILE) --extra image --output-file requirements/image.txt pyproject.toml
 	@$(PIP_COMPILE) --output-file requirements/bench.txt requirements/bench.in
+	@$(PIP_COMPILE) --output-file requirements/bench.txt requirements/bench.in
 	@sed -i '/^# WARNING: The following packages were not pinned/,$$d' requirements/*.txt  # smartcache itself
