@@ -199,13 +199,14 @@ def _fired() -> Panel:
         f'0 * ALERTS{{alertstate="firing",severity="{severity.text}"}} + {severity.value}' for severity in _SEVERITIES
     )
     fired = f"max by (alertname) ({' or '.join(severities)})"
+    named = f'label_replace({fired}, "alert", "$1", "alertname", "(?:SmartCache)?(.*)")'
+    none = 'label_replace(vector(0), "alert", "no alert", "", "")'
     return timeline(
         "Alerts over time",
         "When each alert fired, by its severity. The same spans are marked in red on every graph.",
-        [Target(f'label_replace({fired}, "alert", "$1", "alertname", "(?:SmartCache)?(.*)")', "{{alert}}")],
-        _SEVERITIES,
+        [Target(f"{named} or on () {none}", "{{alert}}")],
+        (*_SEVERITIES, State(0, "quiet", tone.GOOD)),
         size=(8, 7),
-        no_value="nothing has fired",
     )
 
 

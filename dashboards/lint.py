@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from dashboards.classic import SCHEMA_VERSION
 from dashboards.grid import COLUMNS
+from dashboards.promql import RECENT
 from smartcache.catalogue import FAMILY, RULE, Family
 from smartcache.objectives import OBJECTIVES
 
@@ -42,7 +43,7 @@ OTHERS: Final[Mapping[str, bool]] = {
 _TYPES: Final = frozenset({"bargauge", "gauge", "heatmap", "stat", "state-timeline", "table", "timeseries"})
 _UNITS: Final = frozenset({"bytes", "none", "ops", "percentunit", "reqps", "s", "short"})
 _DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-_WINDOWS: Final = {"$__rate_interval", "$__range", *(objective.window for objective in OBJECTIVES)}
+_WINDOWS: Final = {"$__rate_interval", "$__range", RECENT, *(objective.window for objective in OBJECTIVES)}
 _HISTOGRAM: Final = re.compile(r"_(bucket|sum|count)$")
 
 

@@ -268,26 +268,30 @@ def gauge(
 def ranking(
     title: str,
     description: str,
-    target: Target,
+    expr: str,
     *,
+    by: str,
     unit: str = "percentunit",
     steps: Sequence[Step] = (),
     most: float | None = 1,
     long_names: bool = False,
     size: Size = GRAPH,
 ) -> Panel:
-    """A value of each of several things, as horizontal bars that end at ``most``; long names stand above them."""
+    """A value of each value of the label ``by``, greatest first, as horizontal bars that end at ``most``.
+
+    Long names stand above the bars.
+    """
     return _core(
         "bargauge",
         title,
         description,
-        [target],
+        [Target(f"sort_desc({expr})", f"{{{{{by}}}}}", instant=True)],
         size,
         steps,
         defaults={
             "color": {"mode": "thresholds"},
             "unit": unit,
-            "decimals": 1,
+            "decimals": 1 if unit == "percentunit" else 0,
             "min": 0,
             "max": most,
             "noValue": tone.NO_TRAFFIC,

@@ -6,12 +6,26 @@ from typing import Final
 
 from smartcache.catalogue import FAMILY, RULE, Kind, Statistic
 
-__all__ = ["buckets", "count", "gauge", "quantile", "rate", "ratio", "recorded", "statistic", "worst"]
+__all__ = [
+    "buckets",
+    "count",
+    "gauge",
+    "quantile",
+    "rate",
+    "ratio",
+    "recent",
+    "recorded",
+    "share",
+    "statistic",
+    "worst",
+]
 
 #: The variables at the head of a dashboard, which narrow every series that the exporter exposes.
 SCOPE: Final = 'job=~"$job",instance=~"$instance"'
 #: Recording rules are aggregated to ``job``.
 JOB: Final = 'job=~"$job"'
+#: What "now" means for ratios: the window of the objectives' recording rules.
+RECENT: Final = "5m"
 
 
 def rate(family: str, *match: str, by: str = "") -> str:
@@ -28,6 +42,16 @@ def count(family: str, *match: str, by: str = "") -> str:
 def ratio(family: str, part: str, *among: str, by: str = "") -> str:
     """The share of a counter that the matcher ``part`` takes; absent, not NaN, where nothing is counted."""
     return f"{rate(family, part, *among, by=by)} / ({rate(family, *among, by=by)} > 0)"
+
+
+def share(family: str, part: str, *, by: str) -> str:
+    """The share of a counter that the matcher ``part`` takes, of what was counted in the last 5 minutes."""
+    return f"{recent(family, part, by=by)} / ({recent(family, by=by)} > 0)"
+
+
+def recent(family: str, *match: str, by: str) -> str:
+    """How far a counter moved in the last 5 minutes."""
+    return f"{_over('sum', by)} (increase({_selector(family, 'counter', match)}[{RECENT}]))"
 
 
 def gauge(family: str, *match: str, by: str = "") -> str:

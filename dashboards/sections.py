@@ -200,15 +200,12 @@ def _base_cache() -> list[Panel]:
             Target(promql.recorded("smartcache:served_from_cache_ratio:rate5m"), "Served from cache", tone.SHADES[0]),
         ),
         _counted("base_cache", "smartcache_lookups_total", "Lookups by result"),
-        _counted("base_cache", "smartcache_store_errors_total", "Store errors", width=4, unit="ops"),
+        _counted("base_cache", "smartcache_store_errors_total", "Store errors", width=4, events=True),
         ranking(
             "Hit ratio by market",
-            "A single red market points to what invalidates it; all red at once, to the store or a cold start.",
-            Target(
-                f"sort_desc({promql.ratio('smartcache_lookups_total', _HITS, by='market')})",
-                "{{market}}",
-                instant=True,
-            ),
+            "Over 5 minutes. One red market points to what invalidates it; all at once, to the store or a cold start.",
+            promql.share("smartcache_lookups_total", _HITS, by="market"),
+            by="market",
             steps=tone.steps(HIT_RATIO),
             size=(12, 9),
         ),
@@ -244,12 +241,9 @@ def _vix() -> list[Panel]:
         ),
         ranking(
             "Panic ratio by competition",
-            "One competition alone is its own market moving; all at once point to the feed of odds.",
-            Target(
-                f"sort_desc({promql.ratio('smartcache_vix_evaluations_total', _PANIC, by='competition')})",
-                "{{competition}}",
-                instant=True,
-            ),
+            "Over 5 minutes. One competition alone is its own market moving; all at once point to the feed of odds.",
+            promql.share("smartcache_vix_evaluations_total", _PANIC, by="competition"),
+            by="competition",
             steps=tone.steps(VIX_PANIC),
             most=4 * VIX_PANIC.threshold,
         ),
@@ -367,8 +361,16 @@ def _performance() -> list[Panel]:
     family = "smartcache_request_duration_seconds"
     return [
         _derived("avg_latency_ms"),
-        _derived("max_latency_ms"),
-        _derived("min_latency_ms"),
+        graph(
+            "Slowest and fastest",
+            _list([STATISTIC["max_latency_ms"], STATISTIC["min_latency_ms"]]),
+            "s",
+            [
+                Target(promql.statistic(STATISTIC[name]), STATISTIC[name].title, shade)
+                for name, shade in (("max_latency_ms", tone.SHADES[0]), ("min_latency_ms", tone.SHADES[2]))
+            ],
+            log=True,
+        ),
         _counted("performance", "smartcache_requests_total", "Requests per second", width=6),
         graph(
             "Latency and its objective",
@@ -460,11 +462,14 @@ def _compute() -> list[Panel]:
             "Served despite failure, and results fenced off",
             "Requests served a held value because the compute failed or was late; and computed values not stored "
             "because an invalidation or a newer owner came between.",
-            "reqps",
+            "short",
             [
-                Target(promql.rate("smartcache_stale_on_error_served_total"), "Stale on error", tone.WARN),
-                Target(promql.rate("smartcache_writes_fenced_total"), "Fenced off", tone.NEUTRAL),
+                Target(promql.count("smartcache_stale_on_error_served_total"), "Stale on error", tone.WARN),
+                Target(promql.count("smartcache_writes_fenced_total"), "Fenced off", tone.NEUTRAL),
             ],
+            events=True,
+            decimals=0,
+            ceiling=4,
             no_value=tone.NO_DATA,
         ),
         graph(
@@ -514,10 +519,12 @@ def _store() -> list[Panel]:
         graph(
             "Store errors by operation",
             "Operations that failed or timed out; callers still got answers.",
-            "ops",
-            [Target(promql.rate("smartcache_store_errors_total", by="operation"), "{{operation}}")],
+            "short",
+            [Target(promql.count("smartcache_store_errors_total", by="operation"), "{{operation}}")],
             names=_named(duration, "operation"),
-            stack=True,
+            events=True,
+            decimals=0,
+            ceiling=4,
             no_value=tone.NO_DATA,
         ),
         graph(
@@ -585,7 +592,16 @@ def _memory() -> list[Panel]:
     return [
         _plain(FAMILY["smartcache_memory_entries"], "Memory entries"),
         _plain(FAMILY["smartcache_memory_bytes"], "Memory size"),
-        _plain(FAMILY["smartcache_memory_evictions_total"], "Memory evictions"),
+        graph(
+            "Memory evictions",
+            f"{FAMILY['smartcache_memory_evictions_total'].help} Many: the memory tier is too small for what is asked.",
+            "short",
+            [Target(promql.count("smartcache_memory_evictions_total"), "Evicted", tone.WARN)],
+            events=True,
+            decimals=0,
+            ceiling=4,
+            no_value=tone.NO_DATA,
+        ),
     ]
 
 
@@ -639,17 +655,19 @@ def _service() -> list[Panel]:
         ),
         ranking(
             "HTTP answers by route",
-            "By the route's pattern, now.",
-            Target(f"sort_desc({promql.rate(family, by='route')})", "{{route}}", instant=True),
-            unit="reqps",
+            "Answers of the last 5 minutes, by the route's pattern.",
+            f"{promql.recent(family, by='route')} > 0",
+            by="route",
+            unit="short",
             most=None,
             long_names=True,
             size=(8, 9),
         ),
         ranking(
             "Failed answers by route",
-            "Share of a route's answers that were server errors, now.",
-            Target(f"sort_desc({promql.ratio(family, _FAILED, by='route')})", "{{route}}", instant=True),
+            "Share of a route's answers of the last 5 minutes that were server errors.",
+            promql.share(family, _FAILED, by="route"),
+            by="route",
             steps=[
                 {"color": tone.GOOD, "value": None},
                 {"color": tone.WARN, "value": budget},
@@ -723,8 +741,8 @@ def _exporter() -> list[Panel]:
     return [
         timeline(
             "Scrape targets",
-            "Whether Prometheus reaches each job. A load test's job answers only while a load runs.",
-            [Target("min by (job) (up)", "{{job}}")],
+            "Whether Prometheus reaches each job; load tests, which come and go, are left out.",
+            [Target('min by (job) (up{job!="locust"})', "{{job}}")],
             (State(0, "down", tone.BAD), State(1, "up", tone.GOOD)),
         ),
         graph(
