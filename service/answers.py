@@ -59,7 +59,7 @@ class RequestError(Exception):
         return Answer(body, self.code, (NO_STORE, *headers))
 
 
-def cache_headers(metadata: ResultMetadata, most: int, forced: bool = False) -> list[Header]:
+def cache_headers(metadata: ResultMetadata, most: int) -> list[Header]:
     """``Cache-Status``, ``Age`` and ``Cache-Control`` of an answer from the engine.
 
     ``max-age`` is the freshness that remains and ``stale-while-revalidate`` what remains of the window after it, each
@@ -69,10 +69,9 @@ def cache_headers(metadata: ResultMetadata, most: int, forced: bool = False) -> 
     Args:
         metadata: the engine's account of the answer.
         most: cap of either, in seconds.
-        forced: whether the client asked for a new computation (``Cache-Control: no-cache``).
     """
     headers = [
-        (b"cache-status", _cache_status(metadata, forced).encode()),
+        (b"cache-status", _cache_status(metadata).encode()),
         (b"age", b"%d" % max(0, metadata.age)),
     ]
     if metadata.vix_status != "normal" or metadata.zone == "match_started":
@@ -83,14 +82,19 @@ def cache_headers(metadata: ResultMetadata, most: int, forced: bool = False) -> 
     return [*headers, (b"cache-control", lifetime)]
 
 
-def _cache_status(metadata: ResultMetadata, forced: bool) -> str:
+#: Why a request went past the cache, in the words of RFC 9211.
+_FORWARDED: Final = {
+    "absent": "fwd=miss; stored",
+    "too_stale": "fwd=stale; stored",
+    "bypass_started": "fwd=bypass; detail=started",
+    "bypass_panic": "fwd=bypass; detail=panic",
+    "bypass_forced": "fwd=request; detail=forced",
+}
+
+
+def _cache_status(metadata: ResultMetadata) -> str:
     if metadata.strategy in (CacheStrategy.SERVE_FRESH, CacheStrategy.SERVE_STALE):
         # Negative once stale; rounded down, so that a value about to expire never claims a second more.
         return f"smartcache; hit; ttl={metadata.expires_in // 1:.0f}; detail={metadata.tier}"
-    if metadata.strategy is CacheStrategy.COMPUTE:
-        why = "fwd=miss; stored"
-    elif metadata.zone == "match_started":
-        why = "fwd=bypass; detail=started"
-    else:
-        why = "fwd=request; detail=forced" if forced else "fwd=bypass; detail=panic"
+    why = _FORWARDED[metadata.outcome]
     return f"smartcache; {why}; collapsed" if metadata.coalesced else f"smartcache; {why}"

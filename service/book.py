@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -27,22 +27,29 @@ LEANS_ON: Final[Mapping[str, str]] = {
 
 
 class PriceBook:
-    """Drawn price paths of the matches that start within a day, and prices posted over HTTP in their place.
+    """Drawn price paths of the matches that start within a day, and the newest ticks in their place.
 
     A posted price holds until the path's next change. Paths are drawn when first asked for and dropped after kickoff.
+
+    Args:
+        fixtures: the matches.
+        model: what the paths begin at.
+        clock: where now comes from.
+        newest: instant (epoch seconds) and odds of a market key's newest tick, posted ones of every worker included.
     """
 
-    def __init__(self, fixtures: Fixtures, model: Model, clock: ReplayClock) -> None:
+    def __init__(
+        self,
+        fixtures: Fixtures,
+        model: Model,
+        clock: ReplayClock,
+        newest: Callable[[str], tuple[float, float] | None],
+    ) -> None:
         self._fixtures = fixtures
         self._model = model
         self._clock = clock
+        self._newest = newest
         self._paths: dict[str, tuple[PricePath, ...]] = {}
-        self._posted: dict[str, Tick] = {}
-
-    def post(self, match: Match, market_key: str, odds: float, instant: float) -> None:
-        """Take in a price seen at ``instant`` (epoch seconds); one for a selection without a path is not kept."""
-        if any(path.market_key == market_key for path in self._paths_of(match, self._clock.time())):
-            self._posted[market_key] = Tick(instant, odds)
 
     def odds_leant_on(self, match: Match, market: str) -> dict[str, float]:
         """Current decimal odds, by market key, of the market that ``market`` leans on; three at most."""
@@ -85,10 +92,9 @@ class PriceBook:
 
     def _forget_started(self, now: float) -> None:
         self._paths = {match_id: paths for match_id, paths in self._paths.items() if paths[0].kickoff > now}
-        self._posted = {key: tick for key, tick in self._posted.items() if key.partition(":")[0] in self._paths}
 
     def _current(self, path: PricePath, now: float) -> Tick | None:
-        drawn, posted = path.at(now), self._posted.get(path.market_key)
-        if posted and (drawn is None or posted.instant >= drawn.instant):
-            return posted
+        drawn, newest = path.at(now), self._newest(path.market_key)
+        if newest and (drawn is None or newest[0] >= drawn.instant):
+            return Tick(*newest)
         return drawn

@@ -53,7 +53,7 @@ def assemble(
 ) -> Parts:
     """Load the fixtures and fit the model on what was known at the clock's first moment."""
     fixtures, model = load_fixtures(), _fitted(settings.at)
-    book = PriceBook(fixtures, model, clock)
+    book = PriceBook(fixtures, model, clock, cache.volatility.last)
     board = Board(folder, clock)
     predictor = Predictor(model, book, board, clock, settings.extra_latency, random.random)
     return Parts(settings, folder, clock, fixtures, book, board, predictor, cache, metrics)

@@ -82,7 +82,6 @@ class PredictionEndpoint:
         match, market = _match(parts, names["match_id"]), names["market"]
         if market not in _KNOWN_MARKETS:
             raise RequestError(404, f"unknown market {market!r}", MARKETS)
-        forced = _wants_new(scope)
         result = await parts.cache.get_with_intelligence(
             cache_key=key_factory.prediction(match.match_id, market),
             compute_fn=partial(parts.predictor.predict, match, market),
@@ -94,9 +93,9 @@ class PredictionEndpoint:
                 "current_odds": parts.book.odds_leant_on(match, market),
                 "competition": match.competition,
             },
-            force_refresh=forced,
+            force_refresh=_wants_new(scope),
         )
-        headers = cache_headers(result.metadata, parts.settings.max_age, forced)
+        headers = cache_headers(result.metadata, parts.settings.max_age)
         await Answer(result.value, headers=headers)(scope, receive, send)
 
 
@@ -136,28 +135,26 @@ class Endpoints:
     async def odds(self, request: Request) -> Response:
         """``POST /v1/odds``: prices seen elsewhere; all are taken or none."""
         body = await read_body(request.scope, request.receive, OddsBody, self._parts.settings.max_body)
-        seen = [(tick, *self._checked(index, tick)) for index, tick in enumerate(body.ticks)]
-        for tick, match, instant in seen:
+        seen = [(tick, self._checked(index, tick)) for index, tick in enumerate(body.ticks)]
+        for tick, instant in seen:
             self._parts.cache.update_vix_snapshot(market_key=tick.market_key, odds=tick.odds, timestamp=instant)
-            self._parts.book.post(match, tick.market_key, tick.odds, instant)
         return Answer({"accepted": len(seen)})
 
-    def _checked(self, index: int, tick: TickBody) -> tuple[Match, float]:
-        """The match of a posted tick, and its instant in epoch seconds."""
+    def _checked(self, index: int, tick: TickBody) -> float:
+        """The instant of a posted tick in epoch seconds, once all of it is found right."""
         name = f"ticks[{index}]"
         match_id, *rest = tick.market_key.split(":")
         if len(rest) != 3 or not rest[1]:
             raise RequestError(
                 422, f"{name}.market_key is {tick.market_key!r}", "match:market:selection:line; line may be empty"
             )
-        match = self._parts.fixtures.get(match_id)
-        if match is None:
+        if self._parts.fixtures.get(match_id) is None:
             raise RequestError(422, f"{name}.market_key names the unknown match {match_id!r}", _WHERE_MATCHES)
         if rest[0] not in _KNOWN_MARKETS:
             raise RequestError(422, f"{name}.market_key names the unknown market {rest[0]!r}", MARKETS)
         now = self._parts.clock.time()
         if tick.timestamp is None:
-            return match, now
+            return now
         instant = tick.timestamp.timestamp() if isinstance(tick.timestamp, datetime) else tick.timestamp
         if not now - _OLDEST_TICK <= instant <= now + _FUTURE_TICK:
             raise RequestError(
@@ -165,7 +162,7 @@ class Endpoints:
                 f"{name}.timestamp is {tick.timestamp!s}, while now is {self._parts.clock.now().isoformat()}",
                 f"from {_OLDEST_TICK:g} s before now to {_FUTURE_TICK:g} s after, or null for now",
             )
-        return match, instant
+        return instant
 
     async def events(self, request: Request) -> Response:
         """``POST /v1/matches/{match_id}/events``: 200 once it holds everywhere, 202 while the store is away."""

@@ -60,6 +60,8 @@ _REASON: Final = {
     _ABSENT: "not held, computed",
     _TOO_STALE: "held but too old, computed",
 }
+#: Seconds by which the clocks of two processes may differ.
+_CLOCKS_DIFFER_BY: Final = 5.0
 
 
 class InvalidationResult(TypedDict):
@@ -388,6 +390,7 @@ class SmartCache:
                 vix_status=STATUS_NAMES[NORMAL if request.status is None else request.status],
                 expires_in=life.expiry - age,
                 stale_for=max(0.0, life.stale_until - age),
+                outcome=OUTCOMES[request.outcome].name,
                 reason=_REASON[request.outcome],
                 coalesced=request.coalesced,
             ),
@@ -439,9 +442,12 @@ class SmartCache:
                 self._holdings.expire(message["key"])
 
     def _on_ticks(self, ticks: Iterable[Tick]) -> None:
+        now = self.clock.time()
         for tick in ticks:
-            self.volatility.tick(tick.market_key, tick.odds, tick.instant)
-            self._tally.bus_ticks.add()
+            # One from further ahead was told by a clock that is not ours, such as that of another replay.
+            if tick.instant <= now + _CLOCKS_DIFFER_BY:
+                self.volatility.tick(tick.market_key, tick.odds, min(tick.instant, now))
+                self._tally.bus_ticks.add()
 
     def _on_gap(self) -> None:
         self._holdings.forget_everything()
@@ -539,7 +545,7 @@ class SmartCacheEnhanced(SmartCache):
         Args:
             market_key: names match, market, selection and line, such as ``12345:match_result:home:``.
             odds: decimal odds above 1.
-            timestamp: when it was offered: aware datetime or epoch seconds; now by default.
+            timestamp: when it was offered: aware datetime or epoch seconds; now by default, and at the latest.
 
         Raises:
             TypeError, ValueError: an argument that cannot be used.
@@ -555,6 +561,7 @@ class SmartCacheEnhanced(SmartCache):
             raise TypeError(f"timestamp must be an aware datetime or epoch seconds, got {timestamp!r}")
         else:
             instant = float(timestamp)
+        instant = min(instant, self.clock.time())
         self.volatility.tick(market_key, float(odds), instant)
         self._tally.local_ticks.add()
         if (bus := self._listen()) is not None:

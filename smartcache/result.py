@@ -34,6 +34,7 @@ class ResultMetadata:
         coalesced: whether the request shared a compute it had not started.
         expires_in: seconds until expiry; 0 or less for a value that is no longer fresh.
         stale_for: seconds from now until the value may not be served at all.
+        outcome: how the request ended, by the names of ``layout.OUTCOMES``, such as ``too_stale``.
         reasoning: the decision in words.
     """
 
@@ -41,6 +42,7 @@ class ResultMetadata:
         "age",
         "coalesced",
         "expires_in",
+        "outcome",
         "reason",
         "stale_for",
         "strategy",
@@ -60,6 +62,7 @@ class ResultMetadata:
         vix_status: str,
         expires_in: float,
         stale_for: float,
+        outcome: str,
         reason: str,
         coalesced: bool = False,
     ) -> None:
@@ -71,6 +74,7 @@ class ResultMetadata:
         self.vix_status = vix_status
         self.expires_in = expires_in
         self.stale_for = stale_for
+        self.outcome = outcome
         self.reason = reason
         self.coalesced = coalesced
 
@@ -116,7 +120,7 @@ class ResultMetadata:
 
 _METADATA = (
     "strategy", "source", "ttl", "zone", "age", "tier", "vix_status", "freshness_score", "reasoning", "swr_served",
-    "coalesced", "expires_in", "stale_for",
+    "coalesced", "expires_in", "stale_for", "outcome",
 )  # fmt: skip
 
 

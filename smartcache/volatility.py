@@ -95,6 +95,11 @@ class Window:
     def __len__(self) -> int:
         return len(self._ticks)
 
+    @property
+    def newest(self) -> tuple[float, float] | None:
+        """Instant and odds of the newest tick; None when there is none."""
+        return self._ticks[-1] if self._ticks else None
+
     def add(self, instant: float, odds: float, limits: VolatilityLimits) -> None:
         """Take in a tick; one older than the newest held is put at the newest's instant."""
         if self._ticks and instant < self._ticks[-1][0]:
@@ -200,6 +205,11 @@ class Volatility:
         else:
             self._windows.move_to_end(market_key)
         window.add(instant, odds, self.limits)
+
+    def last(self, market_key: str) -> tuple[float, float] | None:
+        """Instant (epoch seconds) and odds of the newest tick of a market key; None when it has no window."""
+        window = self._windows.get(market_key)
+        return None if window is None else window.newest
 
     def judge(self, market_key: str, current: float | None, now: float) -> Judgement:
         """Judge one market key at ``now`` (epoch seconds)."""

