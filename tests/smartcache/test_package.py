@@ -1,0 +1,84 @@
+"""What people import, and what importing does not do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import smartcache
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_public_names() -> None:
+    promised = {
+        "SmartCache", "SmartCacheEnhanced", "smart_cache", "smart_cache_enhanced", "CacheMetrics", "cache_metrics",
+        "KeyFactory", "key_factory", "CacheConfig", "cache_config", "CacheStrategy", "EventType",
+    }  # fmt: skip
+    assert promised <= set(smartcache.__all__)
+    for name in smartcache.__all__:
+        assert getattr(smartcache, name) is not None
+
+
+def test_importing_opens_nothing_and_needs_no_more_than_the_codec() -> None:
+    program = """
+import sys
+for absent in ("redis", "prometheus_client", "opentelemetry", "starlette", "exporter"):
+    sys.modules[absent] = None
+import socket, threading
+socket.socket.connect = None
+import asyncio
+from smartcache import smart_cache_enhanced, cache_metrics
+assert threading.active_count() == 1
+async def compute():
+    return 1
+assert asyncio.run(smart_cache_enhanced.get_or_load("key", compute)) == 1
+assert cache_metrics.get_stats()["total_requests"] == 1
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_default_instances_are_set_up_from_the_environment_on_first_use() -> None:
+    program = """
+import os
+from smartcache import cache_metrics, smart_cache_enhanced
+os.environ["SMARTCACHE_DEFAULT_TTL"] = "7"
+import smartcache
+assert smart_cache_enhanced.config.default_ttl == 7
+assert smartcache.cache_config.default_ttl == 7
+assert smart_cache_enhanced.metrics is cache_metrics
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wrong_environment_is_named_on_first_use_and_not_on_import() -> None:
+    program = "from smartcache import smart_cache_enhanced; print('imported'); smart_cache_enhanced.config"
+    done = run(program, SMARTCACHE_DEFAULT_TTL="soon")
+    assert done.stdout == "imported\n"
+    assert "SMARTCACHE_DEFAULT_TTL is 'soon'" in done.stderr
+
+
+def test_a_store_without_its_client_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["redis"] = None
+from smartcache import CacheConfig, SmartCacheEnhanced
+SmartCacheEnhanced(CacheConfig(redis_url="redis://127.0.0.1:1"))
+"""
+    done = run(program)
+    assert "pip install 'smartcache[redis]'" in done.stderr
