@@ -185,7 +185,6 @@ def _firing() -> Panel:
             ("alertname", "Alert", {
                 "links": [{"title": "Runbook", "url": "${runbooks}/${__value.raw}", "targetBlank": True}],
             }),
-            ("instance", "Instance", {"custom.width": 150}),
             ("Value", "For", {"custom.width": 110, "unit": "s", "decimals": 0}),
         ),
         sort="Severity",
