@@ -9,8 +9,8 @@ from grafanalib.core import Panel
 from alerts.bounds import BUS_LAG_SECONDS
 from alerts.links import OVERVIEW
 from dashboards import promql, tone
+from dashboards.entries import BREAKER, GOVERNOR
 from dashboards.panels import State, Target, graph, panel_id, table, tile, timeline
-from dashboards.sections import BREAKER, GOVERNOR
 from smartcache.catalogue import FAMILY
 from smartcache.objectives import (
     AVAILABILITY,
@@ -41,7 +41,7 @@ def front() -> list[tuple[str, list[Panel]]]:
 
 
 def _objectives() -> list[Panel]:
-    promise = f"ceil(sum(increase({PROMISE_FAMILY}{{{promql.SCOPE}}}[{PROMISE.window}])))"
+    promise = f"ceil(sum(increase(smartcache_served_beyond_promise_total{{{promql.SCOPE}}}[{PROMISE.window}])))"
     return [
         _kept(AVAILABILITY, "Availability", "1 - " + promql.recorded("smartcache:http_error_ratio:rate5m"),
               "HTTP answers by code", decimals=2, over="the last 5 minutes"),
@@ -65,9 +65,6 @@ def _objectives() -> list[Panel]:
         _kept(COMPUTE_P95, "Compute p95", promql.recorded("smartcache:compute_duration_seconds:p95_5m"),
               "Compute p95 over time"),
     ]  # fmt: skip
-
-
-PROMISE_FAMILY: Final = "smartcache_served_beyond_promise_total"
 
 
 def _kept(

@@ -19,6 +19,7 @@ __all__ = [
     "DATASOURCE",
     "State",
     "Target",
+    "bars",
     "gauge",
     "graph",
     "heatmap",
@@ -35,7 +36,7 @@ DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 Size = tuple[int, int]
 #: Width and height of a graph, in cells of the grid of 24 columns.
 GRAPH: Final[Size] = (8, 7)
-#: Widths of axes whose unit is long, in pixels; Grafana measures the figures before it knows them.
+#: Widths of axes with long units, in pixels: measured by itself, an axis may come out too narrow for its figures.
 _AXIS: Final = {"reqps": 80, "ops": 76, "s": 62}
 
 
@@ -108,7 +109,6 @@ def graph(
     ceiling: float | None = None,
     log: bool = False,
     decimals: int | None = None,
-    least: float | None = 0,
     names: Mapping[str, tuple[str, str]] | None = None,
     events: bool = False,
     no_value: str = tone.NO_TRAFFIC,
@@ -126,9 +126,8 @@ def graph(
         ceiling: the axis reaches at least so far, for a threshold to be in sight.
         log: logarithmic axis.
         decimals: of values; None lets Grafana choose.
-        least: where the axis begins; None where the data do.
         names: by the name of a series, what it is called and its colour.
-        events: draw bars, one for each interval of a minute or more, for what happens rarely.
+        events: draw bars, as ``bars`` does.
         no_value: shown when there are no data.
     """
     piled = stack or events
@@ -154,13 +153,37 @@ def graph(
                 "defaults": {
                     "color": {"mode": "shades", "fixedColor": tone.NEUTRAL},
                     "decimals": decimals,
-                    "min": None if log else least,
+                    "min": None if log else 0,
                     "noValue": no_value,
                     "custom": {"axisSoftMax": ceiling, "axisWidth": _AXIS.get(unit)},
                 }
             },
             "options": {"legend": {"showLegend": _needs_legend(targets)}, "tooltip": {"hideZeros": False}},
         },
+    )
+
+
+def bars(
+    title: str,
+    description: str,
+    targets: Sequence[Target],
+    *,
+    size: Size = GRAPH,
+    names: Mapping[str, tuple[str, str]] | None = None,
+    no_value: str = tone.NO_DATA,
+) -> Panel:
+    """What happens rarely, counted: one bar for each interval of a minute or more."""
+    return graph(
+        title,
+        description,
+        "short",
+        targets,
+        size=size,
+        events=True,
+        decimals=0,
+        ceiling=4,
+        names=names,
+        no_value=no_value,
     )
 
 
