@@ -56,7 +56,7 @@ class DockerStack:
             image = service["image"]
             if service.get("profiles") or (built and "build" in service):
                 continue
-            if "build" in service and "SMARTCACHE_IMAGE" not in self._environment:
+            if "build" in service and "STACK_IMAGE" not in self._environment:
                 done = self._run(*self._compose, "build", "--quiet", name, within=IMAGE_WITHIN)
                 built = True
             elif self._run("docker", "image", "inspect", image).returncode:

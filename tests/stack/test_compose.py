@@ -58,7 +58,7 @@ def test_each_is_limited(name: str) -> None:
 @every_service
 def test_each_image_is_pinned_and_can_be_replaced(name: str) -> None:
     variable, image = re.fullmatch(r"\$\{(\w+_IMAGE):-(.+)\}", SERVICES[name]["image"]).groups()  # type: ignore[union-attr]
-    assert variable == ("SMARTCACHE_IMAGE" if "build" in SERVICES[name] else f"{name.upper()}_IMAGE")
+    assert variable == ("STACK_IMAGE" if "build" in SERVICES[name] else f"{name.upper()}_IMAGE")
     tag = image.rpartition(":")[2]
     assert re.match(r"v?\d+\.\d+\.\d+", tag), f"{image} is not pinned to a version"
 
