@@ -77,13 +77,22 @@ def _defects(groups: Sequence[Mapping[str, object]]) -> Iterator[str]:
             defects = [*lint_expression(str(rule["expr"]))]
             if "alert" in rule:
                 defects += _alert_defects(name, rule, labels)
-            elif name not in RULE:
-                defects.append("is not in the catalogue")
+            else:
+                defects += _record_defects(name, str(rule["expr"]))
             identity = f"{name}{sorted(labels.items())}"
             if identity in seen:
                 defects.append("stands twice with the same labels")
             seen.add(identity)
             yield from (f"{name}: {defect}" for defect in defects)
+
+
+def _record_defects(name: str, expr: str) -> Iterator[str]:
+    if name not in RULE:
+        yield "is not in the catalogue"
+    stated = re.search(r"\d+[smhdwy]$", name)
+    ranges = {selector.range for selector in selectors(expr)}
+    if stated is None or ranges != {seconds(stated.group())}:
+        yield f"its name must end in the one window it is read over, of {sorted(filter(None, ranges))} s"
 
 
 def _alert_defects(name: str, rule: Mapping[str, object], labels: Mapping[str, str]) -> Iterator[str]:

@@ -68,6 +68,10 @@ def test_a_good_alert_has_no_defects() -> None:
             "an annotation names the label 'instance', which does not survive the expression",
         ),
         ({"alert": None, "record": "smartcache:unknown:rate5m"}, "is not in the catalogue"),
+        (
+            {"alert": None, "record": "smartcache:http_error_ratio:rate1h"},
+            "its name must end in the one window it is read over, of [300] s",
+        ),
     ],
 )
 def test_a_defect_is_found(change: dict[str, Any], defect: str) -> None:
