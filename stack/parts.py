@@ -112,7 +112,8 @@ PARTS: Final[tuple[Part, ...]] = (
         "ALERTMANAGER_PORT",
         (
             "{alertmanager}", "--config.file={configuration}/alertmanager.yml", "--storage.path={data}/alertmanager",
-            "--web.listen-address=127.0.0.1:{alertmanager_port}", "--cluster.listen-address=",
+            "--web.listen-address=127.0.0.1:{alertmanager_port}",
+            "--web.external-url=http://127.0.0.1:{alertmanager_port}", "--cluster.listen-address=",
         ),
         health="/-/ready",
         tool="alertmanager",
@@ -127,7 +128,7 @@ PARTS: Final[tuple[Part, ...]] = (
             "--enable-feature=exemplar-storage",
             # An Alertmanager that comes back, or comes late, hears of what fires within 15 s.
             "--rules.alert.resend-delay=15s",
-            "--web.listen-address=127.0.0.1:{prometheus_port}",
+            "--web.listen-address=127.0.0.1:{prometheus_port}", "--web.external-url=http://127.0.0.1:{prometheus_port}",
         ),
         health="/-/ready",
         tool="prometheus",

@@ -42,6 +42,20 @@ def eventually(ask: Callable[[], T | None], what: Callable[[], str]) -> T:
     return answer
 
 
+def free_ports() -> dict[str, int]:
+    """A free port for every port setting."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = {name: probe.getsockname()[1] for name, probe in zip(PORTS, probes, strict=True)}
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended and only awaits its parent's notice does not."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
 class Stack:
     """The running stack and its doors."""
 
@@ -86,11 +100,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
-    ports = {name: probe.getsockname()[1] for name, probe in zip(PORTS, probes, strict=True)}
-    for probe in probes:
-        probe.close()
-    running = Stack(tmp_path_factory.mktemp("stack"), ports)
+    running = Stack(tmp_path_factory.mktemp("stack"), free_ports())
     started = running.run("up")
     try:
         assert started.returncode == 0, started.stdout + started.stderr
@@ -241,14 +251,33 @@ def test_nothing_but_the_watchdog_fires_on_a_healthy_stack(stack: Stack) -> None
     assert firing(stack.prometheus.query("ALERTS")) <= {"SmartCacheWatchdog"}
 
 
+def test_an_interrupted_up_leaves_nothing(tmp_path: Path) -> None:
+    """Asked to end while parts are starting, the launcher stops them again."""
+    interrupted = Stack(tmp_path, free_ports())
+    interrupted.service.close()
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "stack", "up"],
+        cwd=ROOT,
+        env=interrupted.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    register = Register(tmp_path / "state.json")
+    started = eventually(lambda: register.read() or None, lambda: "a first part running")
+    processes = [process for part in started.values() for process in part.processes()]
+    launcher.terminate()
+    assert launcher.wait(timeout=60) == 143
+    assert register.read() == {}
+    assert not any(alive(process) for process in processes)
+
+
 def test_down_leaves_no_process_and_frees_every_port(stack: Stack) -> None:
     running = Register(stack.folder / "state.json").read()
     assert len(running) >= 7
     processes = [process for part in running.values() for process in part.processes()]
     ended = stack.run("down")
     assert ended.returncode == 0, ended.stderr
-    left = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert left == []
+    assert [process for process in processes if alive(process)] == []
     for port in stack.ports.values():
         socket.create_server(("127.0.0.1", port)).close()
     assert json.loads((stack.folder / "state.json").read_text()) == []
