@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     effort = QUICK if asked.quick else FULL
 
-    for name, reason in absent().items():
-        say(f"absent: {name} ({reason}); `make bench` installs the peers")
+    if missing := absent():
+        say(f"not installed: {', '.join(missing)} (`make bench` installs the peers)")
     facts = report.machine()
     rows: list[Row] = []
     failures: dict[str, str] = {}

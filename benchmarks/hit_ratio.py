@@ -109,14 +109,17 @@ async def hit_ratio(effort: Effort) -> list[Row]:
         print("hit-ratio: left out, no traces in ../shared/data beside the checkout", file=sys.stderr)
         return [Row("hit ratio", "%", None, [Comparison("", bar=_BAR)])]
     names = effort.traces or tuple(TRACES)
+    missing = absent()
     rows = []
     for name in names:
         keys = list(TRACES[name](DATA))
         distinct = len(set(keys))
         for share in _SHARES:
-            size = round(share * distinct)
+            size = int(share * distinct)
             others = [
-                Comparison(label, None if distribution in absent() else share_held(replay, keys, size))
+                Comparison(f"{label} (absent)")
+                if distribution in missing
+                else Comparison(label, share_held(replay, keys, size))
                 for distribution, label, replay in _PEERS
             ]
             title = f"hit ratio, {name}, {share:.0%} of {distinct:,} keys"

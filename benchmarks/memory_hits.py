@@ -8,17 +8,19 @@ from contextlib import AsyncExitStack
 from itertools import cycle, islice
 from typing import Any, Final
 
-from benchmarks.peers import Peer, comparisons, invite
-from benchmarks.turns import Effort, Turn, alternate, medians
-from benchmarks.verdict import Comparison, Row, at_most, faster, no_dearer, within
+from benchmarks.peers import Peer, bars, invite
+from benchmarks.turns import Effort, Turn, alternate
+from benchmarks.verdict import Row, at_most, faster, measured, no_dearer, within
 from benchmarks.workload import COMPETITION, KEYS, VALUE, asks, engine, fill, hits, only_hits, tick
 from smartcache import CacheMetrics
 from smartcache.metrics import Counter, Gauge, Histogram
 
 __all__ = ["memory_hit", "memory_hit_with_odds", "metrics_on"]
 
-_MICRO: Final = 1e6
 _HOUR: Final = 3600.0
+_PLAIN: Final = "the same without odds"
+_NULL: Final = "the same into a null recorder"
+_FLOOR: Final = "floor: async dict read with a deadline"
 
 
 def asking(get: Callable[[str], Any]) -> Turn:
@@ -153,23 +155,11 @@ async def memory_hit(effort: Effort) -> list[Row]:
     async with AsyncExitStack() as stack:
         cache = stack.enter_context(engine())
         await fill(cache, requests)
-        turns = {"ours": hits(cache, requests), "floor": dict_with_deadline(), **await invite(_PEERS, stack)}
+        turns = {"ours": hits(cache, requests), _FLOOR: dict_with_deadline(), **await invite(_PEERS, stack)}
         with only_hits(cache, "memory"):
             samples = await alternate(turns, effort)
-    figures = medians(samples, _MICRO)
-    return [
-        Row(
-            "memory hit, kickoff and match known, metrics on",
-            "µs",
-            figures["ours"],
-            [
-                Comparison("", bar=at_most(3, "µs")),
-                Comparison("floor: async dict read with a deadline", figures["floor"]),
-                *comparisons(_PEERS, figures),
-            ],
-            samples,
-        )
-    ]
+    held_to = {"": at_most(3, "µs"), _FLOOR: None, **bars(_PEERS)}
+    return [measured("memory hit, kickoff and match known, metrics on", samples, held_to)]
 
 
 async def memory_hit_with_odds(effort: Effort) -> list[Row]:
@@ -179,22 +169,10 @@ async def memory_hit_with_odds(effort: Effort) -> list[Row]:
         tick(cache, priced)
         await fill(cache, priced)
         await fill(beside, plain)
-        turns = {"ours": hits(cache, priced), "floor": dict_with_deadline(), "without": hits(beside, plain)}
+        turns = {"ours": hits(cache, priced), _FLOOR: dict_with_deadline(), _PLAIN: hits(beside, plain)}
         with only_hits(cache, "memory"), only_hits(beside, "memory"):
             samples = await alternate(turns, effort)
-    figures = medians(samples, _MICRO)
-    return [
-        Row(
-            "memory hit with current_odds of 3 markets",
-            "µs",
-            figures["ours"],
-            [
-                Comparison("the same without odds", figures["without"], within(2)),
-                Comparison("floor: async dict read with a deadline", figures["floor"]),
-            ],
-            samples,
-        )
-    ]
+    return [measured("memory hit with current_odds of 3 markets", samples, {_PLAIN: within(2), _FLOOR: None})]
 
 
 class Deaf:
@@ -238,18 +216,9 @@ async def metrics_on(effort: Effort) -> list[Row]:
     with engine() as cache, engine(NullRecorder(None, {"competition": (COMPETITION,)})) as silent:
         await fill(cache, requests)
         await fill(silent, requests)
-        turns = {"ours": hits(cache, requests), "null": hits(silent, requests)}
+        turns = {"ours": hits(cache, requests), _NULL: hits(silent, requests)}
         with only_hits(cache, "memory"):
             samples = await alternate(turns, effort)
         if any(silent.metrics.get_stats().values()):
             raise RuntimeError("the null recorder recorded something")
-    figures = medians(samples, _MICRO)
-    return [
-        Row(
-            "memory hit, metrics on",
-            "µs",
-            figures["ours"],
-            [Comparison("the same into a null recorder", figures["null"], no_dearer(0.6, "µs", 1.35))],
-            samples,
-        )
-    ]
+    return [measured("memory hit, metrics on", samples, {_NULL: no_dearer(0.6, "µs", 1.35)})]

@@ -1,32 +1,22 @@
-"""The peers, and which of them can be imported here."""
+"""The peers, and which of them are installed."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final, NamedTuple
 
 from benchmarks.turns import Turn
-from benchmarks.verdict import Bar, Comparison
+from benchmarks.verdict import Bar
 
-__all__ = ["PEERS", "Peer", "absent", "comparisons", "invite", "versions"]
+__all__ = ["PEERS", "Peer", "absent", "bars", "invite", "versions"]
 
-#: Distribution to the module that it brings.
-PEERS: Final = {
-    "cashews": "cashews",
-    "aiocache": "aiocache",
-    "dogpile.cache": "dogpile.cache",
-    "async-lru": "async_lru",
-    "cachetools": "cachetools",
-    "cachebox": "cachebox",
-    "theine": "theine",
-    "redis": "redis",
-    "valkey-glide": "glide",
-    "prometheus-client": "prometheus_client",
-}
+#: Their distributions.
+PEERS: Final = (
+    "cashews", "aiocache", "dogpile.cache", "async-lru", "cachetools", "cachebox", "theine", "redis", "valkey-glide",
+    "prometheus-client",
+)  # fmt: skip
 
 
 class Peer(NamedTuple):
@@ -45,31 +35,28 @@ class Peer(NamedTuple):
     bar: Bar | None = None
 
 
-@cache
-def absent() -> dict[str, str]:
-    """The peers that cannot be imported, with the reason."""
-    reasons = {}
-    for distribution, module in PEERS.items():
+def versions() -> dict[str, str | None]:
+    """The version of each peer; None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in PEERS:
         try:
-            importlib.import_module(module)
-        except Exception as error:  # a compiled one may fail in any way
-            reasons[distribution] = f"{type(error).__name__}: {error}"
-    return reasons
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
 
 
-def versions() -> dict[str, str]:
-    """The versions of the peers that are there."""
-    return {name: version(name) for name in PEERS if name not in absent()}
+def absent() -> list[str]:
+    """The peers that are not installed."""
+    return [name for name, number in versions().items() if number is None]
 
 
 async def invite(peers: Sequence[Peer], stack: AsyncExitStack) -> dict[str, Turn]:
     """The turns of the peers that are there, by label."""
-    return {peer.label: await peer.begin(stack) for peer in peers if peer.distribution not in absent()}
+    missing = absent()
+    return {peer.label: await peer.begin(stack) for peer in peers if peer.distribution not in missing}
 
 
-def comparisons(peers: Sequence[Peer], figures: Mapping[str, float]) -> list[Comparison]:
-    """Ours beside each peer; one that is absent has no figure."""
-    return [
-        Comparison(peer.label if peer.label in figures else f"{peer.label} (absent)", figures.get(peer.label), peer.bar)
-        for peer in peers
-    ]
+def bars(peers: Sequence[Peer]) -> dict[str, Bar | None]:
+    """What is asked of us beside each peer, by label."""
+    return {peer.label: peer.bar for peer in peers}

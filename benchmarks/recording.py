@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from benchmarks.peers import Peer, comparisons, invite
-from benchmarks.turns import Effort, Turn, alternate, medians
-from benchmarks.verdict import Comparison, Row, at_most, faster
+from benchmarks.peers import Peer, bars, invite
+from benchmarks.turns import Effort, Turn, alternate
+from benchmarks.verdict import Row, at_most, faster, measured
 from benchmarks.workload import COMPETITION
 from smartcache import CacheMetrics
 from smartcache.catalogue import FAMILY, STRATEGIES
@@ -20,7 +20,7 @@ from smartcache.tags import MARKETS
 
 __all__ = ["recording"]
 
-_MICRO: Final = 1e6
+_FLOOR: Final = "floor: one cell of memory, one more"
 _SECONDS: Final = 0.000_004
 _AGE: Final = 41.0
 _FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -106,8 +106,8 @@ def prometheus_client() -> Turn:
 
 
 @contextmanager
-def multiprocess_mode() -> Iterator[None]:
-    """What is made meanwhile lives in files, as in a service of several processes.
+def multiprocess_mode() -> Iterator[Path]:
+    """What is made meanwhile lives in files in a folder, as in a service of several processes.
 
     prometheus-client chooses between its modes at import, by the environment; here its own function chooses anew, so
     that both modes take turns in one process.
@@ -118,7 +118,7 @@ def multiprocess_mode() -> Iterator[None]:
         os.environ[_FOLDER] = folder
         before, values.ValueClass = values.ValueClass, values.get_value_class()  # type: ignore[no-untyped-call]
         try:
-            yield
+            yield Path(folder)
         finally:
             values.ValueClass = before
             del os.environ[_FOLDER]
@@ -144,19 +144,7 @@ async def recording(effort: Effort) -> list[Row]:
     async with AsyncExitStack() as stack:
         metrics = CacheMetrics(Path(stack.enter_context(TemporaryDirectory())), {"competition": (COMPETITION,)})
         stack.callback(metrics.close)
-        turns = {"ours": ours(metrics), "floor": one_cell(), **await invite(_PEERS, stack)}
+        turns = {"ours": ours(metrics), _FLOOR: one_cell(), **await invite(_PEERS, stack)}
         samples = await alternate(turns, effort)
-    figures = medians(samples, _MICRO)
-    return [
-        Row(
-            "recording one request",
-            "µs",
-            figures["ours"],
-            [
-                Comparison("", bar=at_most(0.6, "µs")),
-                Comparison("floor: one cell of memory, one more", figures["floor"]),
-                *comparisons(_PEERS, figures),
-            ],
-            samples,
-        )
-    ]
+    held_to = {"": at_most(0.6, "µs"), _FLOOR: None, **bars(_PEERS)}
+    return [measured("recording one request", samples, held_to)]

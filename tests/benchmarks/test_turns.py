@@ -1,0 +1,81 @@
+"""The harness: contenders take turns, and what is timed is what the row says."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from benchmarks.turns import Effort, Turn, alternate
+from benchmarks.workload import asks, engine, fill, hits, only_hits
+
+EFFORT = Effort(rounds=3, turn_seconds=1.0, hits=1, traces=None)
+
+
+class Stopwatch:
+    """A clock that moves when a contender works, and remembers who worked how much."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.log: list[tuple[str, int]] = []
+
+    def contender(self, name: str, seconds: float) -> Turn:
+        async def turn(times: int) -> None:
+            self.log.append((name, times))
+            self.now += seconds * times
+
+        return turn
+
+
+async def test_contenders_alternate_for_as_many_rounds_as_asked() -> None:
+    watch = Stopwatch()
+    contenders = {"a": watch.contender("a", 0.25), "b": watch.contender("b", 0.125), "c": watch.contender("c", 0.5)}
+    samples = await alternate(contenders, EFFORT, clock=lambda: watch.now)
+    assert [name for name, _ in watch.log[-9:]] == list("abcabcabc")
+    assert samples == {"a": [0.25] * 3, "b": [0.125] * 3, "c": [0.5] * 3}
+
+
+async def test_a_turn_has_as_many_operations_as_fill_it() -> None:
+    watch = Stopwatch()
+    await alternate({"quick": watch.contender("quick", 2**-10)}, EFFORT, clock=lambda: watch.now)
+    warm_up, measured = watch.log[:-3], watch.log[-3:]
+    assert measured == [("quick", 1024)] * 3
+    assert [times for _, times in warm_up] == [1, 2, 4, 8, 16, 32, 64, 128, 256]
+
+
+async def test_no_turn_has_fewer_operations_than_the_least() -> None:
+    watch = Stopwatch()
+    await alternate({"slow": watch.contender("slow", 4.0)}, EFFORT, least=10, clock=lambda: watch.now)
+    assert watch.log == [("slow", 10)] * 4
+
+
+async def test_a_failing_contender_leaves_garbage_collection_as_it_was() -> None:
+    turns = 0
+
+    async def fails_when_measured(times: int) -> None:
+        nonlocal turns
+        turns += 1
+        if turns > 1:
+            raise LookupError
+
+    instants = iter(range(100))
+    with pytest.raises(LookupError):
+        await alternate({"bad": fails_when_measured}, EFFORT, clock=lambda: float(next(instants)))
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
+
+
+async def test_hits_are_fresh_hits_in_memory() -> None:
+    requests = asks(odds=True)
+    with engine() as cache:
+        await fill(cache, requests)
+        with only_hits(cache, "memory"):
+            await hits(cache, requests)(2 * len(requests))
+
+
+async def test_a_row_of_hits_that_missed_is_refused() -> None:
+    with engine() as cache:
+        with pytest.raises(RuntimeError, match=r"fresh hits in memory only.*miss"), only_hits(cache, "memory"):
+            await fill(cache, asks())
+        with pytest.raises(RuntimeError, match="there were none"), only_hits(cache, "memory"):
+            pass
