@@ -51,6 +51,7 @@ class Bus:
         on_message: called from the listener's thread with the fields of an invalidation message.
         on_ticks: called from the listener's thread with ticks of other processes.
         on_gap: called from the listener's thread when messages may have been missed.
+        on_heard: called from the listener's thread whenever the store has answered.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class Bus:
         origin: str,
         on_message: Callable[[dict[str, str]], None],
         on_ticks: Callable[[Iterable[Tick]], None],
-        on_gap: Callable[[], None],
+        on_gap: Callable[[], object],
+        on_heard: Callable[[], None],
     ) -> None:
         self._config = config
         self._clock = clock
@@ -69,6 +71,7 @@ class Bus:
         self._on_message = on_message
         self._on_ticks = on_ticks
         self._on_gap = on_gap
+        self._on_heard = on_heard
         self._messages = metrics.counter("smartcache_bus_messages_total", kind="invalidate")
         self._tick_messages = metrics.counter("smartcache_bus_messages_total", kind="ticks")
         self._gaps = metrics.counter("smartcache_bus_gaps_total")
@@ -197,6 +200,7 @@ class Bus:
     def _heard_at(self, instant: float) -> None:
         self.heard = instant
         self._last_heard.set(instant)
+        self._on_heard()
 
     # -- sending -----------------------------------------------------------------------------------------------------
 

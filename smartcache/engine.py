@@ -449,13 +449,17 @@ class SmartCache:
                 self.volatility.tick(tick.market_key, tick.odds, min(tick.instant, now))
                 self._tally.bus_ticks.add()
 
-    def _on_gap(self) -> None:
-        self._holdings.forget_everything()
-
     def _listen(self) -> Bus | None:
         if self._bus is None and self._store is not None:
             self._bus = Bus(
-                self.config, self.clock, self.metrics, self._origin, self._on_message, self._on_ticks, self._on_gap
+                self.config,
+                self.clock,
+                self.metrics,
+                self._origin,
+                on_message=self._on_message,
+                on_ticks=self._on_ticks,
+                on_gap=self._holdings.forget_everything,
+                on_heard=self._store.was_heard,
             )
         return self._bus
 

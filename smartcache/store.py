@@ -167,6 +167,11 @@ class RedisStore:
         if here is not None:
             await here.client.aclose()
 
+    def was_heard(self) -> None:
+        """The bus heard the store: a probe that needs no request, so that an idle process recovers too."""
+        if self.breaker.state != "closed" and self.breaker.allows(self._clock.monotonic()):
+            self.breaker.succeeded()
+
     def forget_connections(self) -> None:
         """Let go of every connection without a word to the store: in a forked child they are the parent's."""
         self._loops = weakref.WeakKeyDictionary()

@@ -245,6 +245,18 @@ async def test_what_was_queued_while_the_store_was_down_is_delivered_when_it_is_
     await cache.close()
 
 
+async def test_an_idle_process_finds_out_that_the_store_is_back(model: Model, tmp_path: Path) -> None:
+    port = free_port()
+    cache = SmartCacheEnhanced(
+        CacheConfig(redis_url=f"redis://127.0.0.1:{port}/0", store_connect_timeout=0.2, breaker_failures=1)
+    )
+    await cache.get_or_load(KEY, model)
+    assert cache.health()["breaker"] == "open"
+    with ValkeyServer(port=port, data_dir=tmp_path):
+        await eventually(lambda: cache.health()["breaker"] == "closed")  # nobody asks for anything meanwhile
+    await cache.close()
+
+
 async def test_a_store_that_stalls_costs_no_more_than_its_time_out(
     make_cache: Any, model: Model, raw: redis.Redis
 ) -> None:
