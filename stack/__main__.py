@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -14,7 +14,7 @@ from stack import configuration
 from stack.docker import DockerMissingError, DockerStack
 from stack.native import NativeStack
 from stack.settings import Settings, SettingsError
-from stack.standing import StackError, table
+from stack.standing import StackError, Standing, table
 from stack.tools import ROOT, TOOLS, ToolMissingError, find_tool
 
 
@@ -23,10 +23,11 @@ def up(settings: Settings) -> int:
     stack = _choose(settings)
     done = "started" if stack.up() else "already running"
     print(f"stack: {done}, in {'Docker' if isinstance(stack, DockerStack) else 'native'} mode")
-    print(table(stack.status()))
+    standings = stack.status()
+    print(table(standings))
     if isinstance(stack, NativeStack):
         print(f"stack: logs are in {settings.directory / 'logs'}; `make down` stops it")
-    return 0
+    return _verdict(standings)
 
 
 def down(settings: Settings) -> int:
@@ -46,6 +47,10 @@ def status(settings: Settings) -> int:
         with suppress(DockerMissingError):
             standings = DockerStack(settings).status()
     print(table(standings))
+    return _verdict(standings)
+
+
+def _verdict(standings: Sequence[Standing]) -> int:
     return 0 if all(standing.ready or standing.absent for standing in standings) else 1
 
 

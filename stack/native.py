@@ -53,11 +53,11 @@ class NativeStack:
             files = configuration.for_native(self._settings.ports)
             plans = {part.name: self._plan(part, values, files) for part in present}
             running = self._register.read()
-            # A part whose command, environment or configuration changed is started anew.
+            # A part that broke, or whose command, environment or configuration changed, is started anew.
             kept = {
                 name: part
                 for name, part in running.items()
-                if name in plans and part.fingerprint == plans[name].fingerprint
+                if name in plans and part.fingerprint == plans[name].fingerprint and part.intact()
             }
             stale = [part for name, part in running.items() if name not in kept]
             missing = [part for part in present if part.name not in kept]

@@ -54,6 +54,10 @@ class Running:
                     members.append(process)
         return sorted(members, key=lambda process: process.pid != self.pid)
 
+    def intact(self) -> bool:
+        """Whether its first process lives; workers that it left behind do not count."""
+        return any(process.pid == self.pid for process in self.processes())
+
     def stop(self) -> None:
         """End it: politely, then by force. None of its processes is left when this returns."""
         processes = self.processes()

@@ -102,6 +102,20 @@ def test_up_restarts_what_changed_and_what_died_and_only_that(make: Make, tmp_pa
     assert recorded(tmp_path)["exporter"].pid == repaired["exporter"].pid
 
 
+def test_a_part_that_lost_its_first_process_is_started_anew(make: Make, tmp_path: Path) -> None:
+    leading = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
+    part = Part("service", "SERVICE_PORT", ("{python}", "-c", leading, *WEB[1:]), health="/")
+    make(part).up()
+    (before,) = recorded(tmp_path).values()
+    leader, worker = before.processes()
+    leader.kill()
+    leader.wait()
+    assert alive(worker)
+    assert make(part).up()
+    assert not alive(worker)
+    assert recorded(tmp_path)["service"].pid != before.pid
+
+
 def test_a_taken_port_is_said_by_name_before_anything_starts(make: Make, tmp_path: Path) -> None:
     port = int(free_ports()["EXPORTER_PORT"])
     with socket.create_server(("127.0.0.1", port)):
