@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,20 +60,9 @@ class Running:
 
     def stop(self) -> None:
         """End it: politely, then by force. None of its processes is left when this returns."""
-        processes = self.processes()
-        # Its first process ends its workers; when that one is gone, they are asked themselves.
-        for process in processes[:1] if processes and processes[0].pid == self.pid else processes:
-            _signal(process, signal.SIGTERM)
-        self._wait()
-        for process in self.processes():
-            _signal(process, signal.SIGKILL)
-        self._wait()
-
-    def _wait(self) -> None:
-        """Wait until it is gone, or for as long as it may take; one that only awaits its parent's notice is gone."""
-        deadline = time.monotonic() + STOP_WITHIN
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        # First the process that ends its workers, then whatever that one left behind.
+        _end(lambda: [process for process in self.processes() if process.pid == self.pid])
+        _end(self.processes)
 
 
 class Register:
@@ -114,6 +103,12 @@ def started_at(pid: int) -> str | None:
         return None
 
 
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
+def _end(these: Callable[[], list[psutil.Process]]) -> None:
+    """End the processes that ``these`` finds; one that only awaits its parent's notice has ended."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in these():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        deadline = time.monotonic() + STOP_WITHIN
+        while these() and time.monotonic() < deadline:
+            time.sleep(0.05)
