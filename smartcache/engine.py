@@ -252,14 +252,15 @@ class SmartCache:
         self._listen()
 
     async def close(self) -> None:
-        """Give up background refreshes, connections and threads; what was counted stays."""
+        """Give up background refreshes, connections and threads; a recorder that was handed in stays open."""
         await self._loader.close()
         bus, self._bus = self._bus, None
         if bus is not None:
             await asyncio.to_thread(bus.close)
         if self._store is not None:
             await self._store.close()
-        self.metrics.close()
+        if self._given[3] is None:
+            self.metrics.close()
 
     # -- the order of a request --------------------------------------------------------------------------------------
 
@@ -338,6 +339,8 @@ class SmartCache:
                 return entry, "memory", True
         if self._store is None:
             return entry, "memory" if entry else "none", True
+        if self._owes_the_store():
+            return entry, "memory" if entry else "none", False
         try:
             found = await self._loader.read(request)
         except StoreUnavailableError:
@@ -350,6 +353,10 @@ class SmartCache:
 
     def _judge(self, entry: Entry, request: Request, cap: float, now: float) -> Lifetime:
         return judge(entry, request, cap, self.config.default_ttl, now, self.clock.time())
+
+    def _owes_the_store(self) -> bool:
+        """Whether the store has yet to hear of a change made here; until then it may hold what was retired."""
+        return self._bus is not None and self._bus.queued > 0
 
     def _trusts_memory(self, entry: Entry, now: float) -> bool:
         """Whether an entry in memory may be called fresh.
@@ -497,7 +504,9 @@ class SmartCache:
             self.config.memory_entries, self.config.memory_bytes, self._tally.memory, self._tally.evictions.add
         )
         self._holdings = Holdings(memory)
-        self._loader = Loader(self.config, self.clock, self._rng, self._tally, self._holdings, self._store)
+        self._loader = Loader(
+            self.config, self.clock, self._rng, self._tally, self._holdings, self._store, self._owes_the_store
+        )
         self._tally.memory(0, 0)
         self._tally.governor(self.governor.mode)
 

