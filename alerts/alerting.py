@@ -19,6 +19,7 @@ from alerts.bounds import (
 from alerts.links import Links
 from alerts.promql import seconds
 from alerts.rule import Alert, Group, document
+from smartcache.catalogue import SERVED
 from smartcache.objectives import (
     AVAILABILITY,
     COMPUTE_P95,
@@ -80,7 +81,8 @@ def _burn(burn: BurnRate) -> Alert:
         "service",
         f"smartcache:http_error_ratio:rate{burn.long} > ({burn.factor:g} * {budget:g})\n"
         f"and on (job) smartcache:http_error_ratio:rate{burn.short} > ({burn.factor:g} * {budget:g})\n"
-        f"and on (job) sum by (job) (rate(smartcache_http_requests_total[{burn.short}])) > {MINIMUM_ANSWERS:g}",
+        f"and on (job) sum by (job) (rate(smartcache_http_requests_total{{{SERVED}}}[{burn.short}]))"
+        f" > {MINIMUM_ANSWERS:g}",
         burn.pending,
         f"Server errors spend the availability budget at {burn.factor:g} times the pace it allows",
         f"{{{{ $value | humanizePercentage }}}} of the answers of the last {burn.long} are server errors, and the last "

@@ -10,6 +10,7 @@ from typing import Final, Literal
 from loadtest.laws import count_violation, violations
 from loadtest.prometheus import Reading
 from loadtest.recorder import Recorder
+from smartcache.catalogue import WATCHING_ROUTES
 from smartcache.objectives import (
     AVAILABILITY,
     COMPUTE_P95,
@@ -131,12 +132,13 @@ def _server_bars(gained: Reading) -> Iterator[Bar]:
 
     duration = "smartcache_request_duration_seconds"
     evaluations, lookups = "smartcache_vix_evaluations_total", "smartcache_lookups_total"
-    answers = gained.total("smartcache_http_requests_total")
-    errors = sum(
-        sample.value
+    served = [
+        sample
         for sample in gained.series("smartcache_http_requests_total")
-        if sample.labels["code"].startswith("5")
-    )
+        if sample.labels["route"] not in WATCHING_ROUTES
+    ]
+    answers = sum(sample.value for sample in served)
+    errors = sum(sample.value for sample in served if sample.labels["code"].startswith("5"))
     hits = gained.total(lookups, result=("hit_fresh", "hit_stale"))
     for objective, value in (
         (LATENCY_P99, gained.quantile(duration, 0.99, strategy=_CACHED)),

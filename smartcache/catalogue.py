@@ -319,6 +319,9 @@ def _ratio(record: str, part: str, whole: str, window: str, help: str, objective
     return RecordingRule(record, expr, help, "ratio", objective)
 
 
+#: Routes that watch the service; availability is judged by what clients ask for.
+WATCHING_ROUTES: Final = ("/metrics", "/healthz", "/readyz")
+SERVED: Final = f'route!~"{"|".join(WATCHING_ROUTES)}"'
 #: Windows of the burn-rate alerts on availability.
 BURN_WINDOWS: Final = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
@@ -353,8 +356,8 @@ RULES: Final[tuple[RecordingRule, ...]] = (
                   " and on (job) sum by (job) (rate(smartcache_compute_duration_seconds_count[5m])) > 0",
                   "95th percentile of computes.", "seconds", COMPUTE_P95),
     *(
-        _ratio(f"smartcache:http_error_ratio:rate{window}", 'smartcache_http_requests_total{code=~"5.."}',
-               "smartcache_http_requests_total", window,
+        _ratio(f"smartcache:http_error_ratio:rate{window}", f'smartcache_http_requests_total{{{SERVED},code=~"5.."}}',
+               f"smartcache_http_requests_total{{{SERVED}}}", window,
                f"Share of HTTP answers that were server errors, over {window}.", AVAILABILITY)
         for window in BURN_WINDOWS
     ),

@@ -39,7 +39,7 @@ class Objective:
         """The bound in words, such as ``at most 100 ms``."""
         amount = {
             "ratio": f"{self.threshold * 100:g} %",
-            "seconds": f"{self.threshold * 1000:g} ms",
+            "seconds": f"{self.threshold:g} s" if self.threshold >= 1 else f"{self.threshold * 1000:g} ms",
             "count": f"{self.threshold:g}",
         }[self.unit]
         return f"{self.sense.replace('_', ' ')} {amount}"
