@@ -121,6 +121,7 @@ class Bus:
         self._wake.set()
         for thread in self._threads:
             thread.join(timeout=_REPLY_TIMEOUT + 1)
+        self._last_heard.set(0.0)  # nobody listens any more, so nothing lags
 
     # -- listening ---------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,15 @@ async def test_delete_expire_and_invalidate_all_reach_the_others(make_cache: Any
     assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 4}
 
 
+async def test_the_bus_lag_is_shown_while_somebody_listens(make_cache: Any) -> None:
+    cache = make_cache()
+    await ready(cache)
+    lag = "smartcache_bus_lag_seconds"
+    assert cache.metrics.snapshot().samples[lag][()] < 2
+    await cache.close()
+    assert () not in cache.metrics.snapshot().samples.get(lag, {})
+
+
 async def test_a_tick_reaches_every_process(make_cache: Any) -> None:
     one, other = make_cache(), make_cache()
     await ready(one, other)
