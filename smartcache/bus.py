@@ -80,6 +80,9 @@ class Bus:
         #: Monotonic instant at which this process last knew that it had missed nothing.
         self.heard = clock.monotonic()
         self._last_heard.set(self.heard)
+        #: Whether the last attempt to hear something succeeded; None before the first.
+        self.connected: bool | None = None
+        self._tried = threading.Event()
         self._sequence: bytes | None = None
         self._log_id: bytes | None = None
         self._ticks_id: bytes | int = int((time.time() - config.vix_window) * 1000)  # a window's worth to begin with
@@ -102,7 +105,11 @@ class Bus:
     @property
     def alive(self) -> bool:
         """Whether this process knows that it has missed nothing."""
-        return self._clock.monotonic() - self.heard <= self._config.bus_silence
+        return self.connected is True and self._clock.monotonic() - self.heard <= self._config.bus_silence
+
+    def wait_until_tried(self, seconds: float) -> None:
+        """Block until the store was reached or found not to be, ``seconds`` at most."""
+        self._tried.wait(seconds)
 
     def send_tick(self, tick: Tick) -> None:
         """Let every other process know a price; returns at once."""
@@ -126,7 +133,6 @@ class Bus:
     # -- listening ---------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        failing = False
         while not self._stop.is_set():
             client = connect_sync(self._config, _REPLY_TIMEOUT)
             try:
@@ -134,14 +140,14 @@ class Bus:
                     self._find_place(client)
                 while not self._stop.is_set():
                     self._hear(client)
-                    failing = False
             except Exception as error:
                 if self._stop.is_set():
                     return
-                if not failing:
+                if self.connected is not False:
                     _log.warning("the bus is silent, memory is trusted no longer than %g s: %s",
                                  self._config.bus_silence, error)  # fmt: skip
-                failing = True
+                self.connected = False
+                self._tried.set()
                 self._stop.wait(_RETRY_SECONDS)
             finally:
                 client.close()
@@ -201,6 +207,8 @@ class Bus:
     def _heard_at(self, instant: float) -> None:
         self.heard = instant
         self._last_heard.set(instant)
+        self.connected = True
+        self._tried.set()
         self._on_heard()
 
     # -- sending -----------------------------------------------------------------------------------------------------

@@ -240,16 +240,21 @@ class SmartCache:
         """State of the parts: ``ok``, ``down`` or ``none`` (not configured)."""
         bus = self._bus
         return Health(
-            store="none" if self._store is None else "ok" if self._store.breaker.state == "closed" else "down",
+            store="none" if self._store is None else "ok" if self._store_seems_up() else "down",
             breaker="closed" if self._store is None else self._store.breaker.state,
             bus="none" if self._store is None else "ok" if bus is not None and bus.alive else "down",
             governor=self.governor.mode,
             queued_invalidations=0 if bus is None else bus.queued,
         )
 
+    def _store_seems_up(self) -> bool:
+        reached = self._bus is None or self._bus.connected is not False
+        return reached and self._store is not None and self._store.breaker.state == "closed"
+
     async def start(self) -> None:
-        """Connect to the bus now instead of at the first request."""
-        self._listen()
+        """Connect to the store now instead of at the first request; not finding it is no error."""
+        if (bus := self._listen()) is not None:
+            await asyncio.to_thread(bus.wait_until_tried, 2 * self.config.store_connect_timeout)
 
     async def close(self) -> None:
         """Give up background refreshes, connections and threads; a recorder that was handed in stays open."""
