@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import re
-import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -17,8 +14,6 @@ from typing import Final
 
 import jinja2
 import msgspec
-from granian.constants import Interfaces
-from granian.server.embed import Server
 from markdown_it import MarkdownIt
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,6 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from alerts.inbox import HEARTBEAT_LIMIT, WATCHDOG, Entry, Inbox, read_notification
+from exporter.serving import AddressError, check_address, read_port, serve
 
 __all__ = ["create_app", "main"]
 
@@ -33,8 +29,6 @@ __all__ = ["create_app", "main"]
 _LIMIT: Final = 200
 #: Largest webhook body taken, in bytes; a notification of a few hundred alerts is far smaller.
 _LARGEST_BODY: Final = 4 * 1024 * 1024
-#: Seconds that requests under way have to end, once the receiver was told to stop.
-_FAREWELL: Final = 3
 _RUNBOOKS: Final = Path(__file__).resolve().parent.parent / "docs" / "runbooks"
 _PAGES: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -128,12 +122,8 @@ def _log(entry: Entry) -> None:
         )
 
 
-class SettingError(Exception):
-    """A setting cannot be used; the message names it, its value and what is allowed."""
-
-
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """Run the receiver; 0 when it was told to stop, 2 when it could not start."""
+    """Run the receiver; it ends with 0 when it was told to stop and answers 2 when it cannot start."""
     parser = argparse.ArgumentParser("python -m alerts.receiver", description=__doc__)
     parser.add_argument(
         "--host", default=environment.get("RECEIVER_HOST", "127.0.0.1"), help="RECEIVER_HOST, 127.0.0.1"
@@ -141,60 +131,13 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     parser.add_argument("--port", default=environment.get("RECEIVER_PORT", "9095"), help="RECEIVER_PORT, 9095")
     options = parser.parse_args(arguments)
     try:
-        port = _port(options.port)
-        _check_address(options.host, port)
-    except SettingError as wrong:
-        print(f"alert receiver cannot start: {wrong}", file=sys.stderr)
+        port = read_port(options.port, "RECEIVER_PORT")
+        check_address(options.host, port, "RECEIVER")
+    except AddressError as wrong:
+        print(f"alert receiver: {wrong}", file=sys.stderr)
         return 2
     app = create_app(Inbox(_LIMIT, lambda: datetime.now(UTC)), _RUNBOOKS)
-    with asyncio.Runner() as runner:
-        runner.run(_serve(app, options.host, port))
-        sys.stdout.flush()
-        # The server's threads outlive it while a client keeps a connection open, and abort in an interpreter that ends.
-        os._exit(0)
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise SettingError(f"RECEIVER_PORT={text!r} is no port; it can be 1 to 65535")
-    return int(text)
-
-
-def _check_address(host: str, port: int) -> None:
-    # The server would share a port that is taken already; two receivers would each get half of the alerts.
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise SettingError(
-            f"it cannot listen on {host}:{port} ({error.strerror}); set RECEIVER_PORT to a free port, "
-            "RECEIVER_HOST to an address of this machine"
-        ) from error
-
-
-async def _serve(app: Starlette, host: str, port: int) -> None:
-    server = Server(app, host, port, interface=Interfaces.ASGI, websockets=False, log_enabled=False)
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
-    serving = asyncio.create_task(server.serve())
-    while not serving.done():
-        try:
-            _, connection = await asyncio.open_connection(host, port)
-        except OSError:
-            await asyncio.sleep(0.02)
-            continue
-        connection.close()
-        print(f"alert receiver ready on http://{host}:{port}", flush=True)
-        break
-    await asyncio.wait({serving, asyncio.create_task(told.wait())}, return_when=asyncio.FIRST_COMPLETED)
-    server.stop()  # type: ignore[no-untyped-call]
-    await asyncio.wait({serving}, timeout=_FAREWELL)
-    if serving.done():
-        serving.result()
+    return serve(app, options.host, port, f"alert receiver: ready on http://{options.host}:{port}")
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def test_it_says_when_it_is_ready_and_stops_when_told_with_a_client_connected(po
     process = start(RECEIVER_PORT=str(port))
     try:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"alert receiver ready on http://127.0.0.1:{port}\n"
+        assert process.stdout.readline() == f"alert receiver: ready on http://127.0.0.1:{port}\n"
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as response:
             assert response.read() == b"ok\n"
         # Alertmanager keeps its connection open.
@@ -260,7 +260,7 @@ def test_a_taken_port_is_named(port: int) -> None:
         process = start("--port", str(port))
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert f"it cannot listen on 127.0.0.1:{port} (Address already in use); set RECEIVER_PORT to a free port" in errors
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use); set RECEIVER_PORT to a free port" in errors
 
 
 @pytest.mark.parametrize("wrong", ["0", "65536", "http", "-1", "9095 "])

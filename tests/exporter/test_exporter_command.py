@@ -66,6 +66,18 @@ def test_it_says_once_that_it_is_ready_serves_and_ends_when_told(tmp_path: Path,
     assert (exporter.returncode, stdout, stderr) == (0, "", "")
 
 
+def test_a_client_that_never_finishes_does_not_keep_it_from_ending(tmp_path: Path) -> None:
+    port = free_port()
+    with running(tmp_path, port) as exporter:
+        assert exporter.stdout is not None
+        exporter.stdout.readline()
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            client.sendall(b"POST /metrics HTTP/1.1\r\nHost: exporter\r\nContent-Length: 100\r\n\r\nhalf")
+            exporter.terminate()
+            exporter.communicate(timeout=30)
+    assert exporter.returncode == 0
+
+
 def test_a_file_that_cannot_be_read_is_said_on_standard_error(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "garbage.metrics").write_bytes(b"garbage")
