@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import time as machine
 from typing import Protocol
 
 __all__ = ["Clock", "SystemClock"]
@@ -21,10 +21,5 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own clocks."""
 
-    def time(self) -> float:
-        """Seconds since the Unix epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds on the system-wide monotonic clock."""
-        return time.monotonic()
+    time = staticmethod(machine.time)
+    monotonic = staticmethod(machine.monotonic)

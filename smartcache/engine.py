@@ -29,11 +29,12 @@ from smartcache.loader import Loader
 from smartcache.memory import MemoryTier
 from smartcache.metrics import CacheMetrics
 from smartcache.request import MatchContext, Request, check_odds, check_seconds
-from smartcache.result import CacheResult, CacheStrategy, ResultMetadata
+from smartcache.result import CacheResult
+from smartcache.standing import Standing
 from smartcache.store import RedisStore, StoreUnavailableError
 from smartcache.tags import EventType, TagManager
 from smartcache.tally import Tally
-from smartcache.volatility import CELLS, NORMAL, PANIC, STATUS_NAMES, Governor, Volatility, VolatilityLimits
+from smartcache.volatility import CELLS, NORMAL, PANIC, Governor, Volatility, VolatilityLimits
 
 __all__ = ["Health", "InvalidationResult", "MatchContext", "SmartCache", "SmartCacheEnhanced"]
 
@@ -49,17 +50,7 @@ _STALE: Final = {"memory": _OUTCOME["stale_memory"], "store": _OUTCOME["stale_st
 _ON_ERROR: Final = {"memory": _OUTCOME["error_memory"], "store": _OUTCOME["error_store"]}
 _ABSENT: Final = _OUTCOME["absent"]
 _TOO_STALE: Final = _OUTCOME["too_stale"]
-_STRATEGY_OF: Final = tuple(CacheStrategy(outcome.strategy) for outcome in OUTCOMES)
-_REASON: Final = {
-    _BYPASS_PANIC: "odds in panic, computed afresh",
-    _BYPASS_FORCED: "refresh asked for, computed afresh",
-    _BYPASS_STARTED: "match started, computed afresh",
-    **dict.fromkeys(_FRESH.values(), "held and fresh"),
-    **dict.fromkeys(_STALE.values(), "held, past its expiry, refreshed behind"),
-    **dict.fromkeys(_ON_ERROR.values(), "held, served because its compute failed or was late"),
-    _ABSENT: "not held, computed",
-    _TOO_STALE: "held but too old, computed",
-}
+_NO_CONTEXT: Final[MatchContext] = {}
 #: Seconds by which the clocks of two processes may differ.
 _CLOCKS_DIFFER_BY: Final = 5.0
 
@@ -112,6 +103,8 @@ class SmartCache:
     volatility: Volatility
     governor: Governor
     _bus: Bus | None
+    _time: Callable[[], float]
+    _monotonic: Callable[[], float]
 
     def __init__(
         self,
@@ -307,6 +300,8 @@ class SmartCache:
             if self._loader.draws_early_refresh(entry, life.expiry - age):
                 self._tally.early_refreshes.add()
                 self._loader.refresh_behind(request, entry)
+            elif tier == "memory" and cap == math.inf:
+                self._let_stand(request, entry, life, wall)
             return self._served(request, entry, tier, age, life, "fresh")
         request.outcome = _STALE[tier]
         if not self._loader.rests(request.key, now):
@@ -363,6 +358,24 @@ class SmartCache:
         """Whether the store has yet to hear of a change made here; until then it may hold what was retired."""
         return self._bus is not None and self._bus.queued > 0
 
+    def _let_stand(self, request: Request, entry: Entry, life: Lifetime, wall: float) -> None:
+        """Keep the judgement of a fresh value for those who ask the same."""
+        if request.ttl is not None or request.stale_for is not None or request.stale_if_error_for is not None:
+            return
+        version = self.volatility.version
+        named = request.match_id and request.market
+        windows = self.volatility.keys_of(request.match_id or "", request.market or "") if named else ()
+        entry.standing = Standing(
+            request,
+            entry,
+            life,
+            self._loader.reach(entry),
+            wall,
+            (self._tally.cell(request, None), self._tally.cell(request, NORMAL)),
+            windows,
+            version,
+        )
+
     def _trusts_memory(self, entry: Entry, now: float) -> bool:
         """Whether an entry in memory may be called fresh.
 
@@ -391,22 +404,9 @@ class SmartCache:
         return self._result(request, entry.value, "none", now - entry.born, self._judge(entry, request, cap, now))
 
     def _result(self, request: Request, value: Any, tier: str, age: float, life: Lifetime) -> CacheResult[Any]:
-        return CacheResult(
-            value,
-            ResultMetadata(
-                strategy=_STRATEGY_OF[request.outcome],
-                tier=tier,
-                ttl=max(0.0, life.expiry),
-                zone=None if request.zone is None else request.zone.name,
-                age=age,
-                vix_status=STATUS_NAMES[NORMAL if request.status is None else request.status],
-                expires_in=life.expiry - age,
-                stale_for=max(0.0, life.stale_until - age),
-                outcome=OUTCOMES[request.outcome].name,
-                reason=_REASON[request.outcome],
-                coalesced=request.coalesced,
-            ),
-        )
+        zone = None if request.zone is None else request.zone.name
+        status = NORMAL if request.status is None else request.status
+        return CacheResult(value, (request.outcome, tier, life, zone, age, status, request.coalesced))
 
     # -- volatility --------------------------------------------------------------------------------------------------
 
@@ -414,9 +414,9 @@ class SmartCache:
         """The worst status over the request's market keys; None when it names none."""
         volatility = self.volatility
         if request.odds:
-            status = min(volatility.judge(key, odds, wall).status for key, odds in request.odds.items())
+            status = volatility.worst(request.odds.items(), wall)
         elif request.match_id and request.market and (keys := volatility.keys_of(request.match_id, request.market)):
-            status = min(volatility.judge(key, None, wall).status for key in keys)
+            status = volatility.worst([(key, None) for key in keys], wall)
         else:
             return None
         mode = self.governor.mode
@@ -482,6 +482,7 @@ class SmartCache:
         config = config or CacheConfig.from_env()
         self.config = config
         self.clock = clock or SystemClock()
+        self._time, self._monotonic = self.clock.time, self.clock.monotonic
         if tag_manager is None:
             tag_manager = TagManager.from_file(Path(config.tag_table)) if config.tag_table else TagManager()
         self.tag_manager = tag_manager
@@ -549,6 +550,14 @@ class SmartCacheEnhanced(SmartCache):
             TypeError, ValueError: an argument that cannot be used.
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
+        if not force_refresh and type(cache_key) is str:
+            entry = self._holdings.get(cache_key)
+            if entry is not None and (standing := entry.standing) is not None:
+                quick = self._answer_again(entry, standing, match_context or _NO_CONTEXT)
+                if quick is not None:
+                    if copy:
+                        quick.value = copies.deepcopy(quick.value)
+                    return quick
         request = Request(cache_key, compute_fn, _ABSENT)
         if match_context:
             request.read(match_context)
@@ -556,6 +565,37 @@ class SmartCacheEnhanced(SmartCache):
         if copy:
             result.value = copies.deepcopy(result.value)
         return result
+
+    def _answer_again(self, entry: Entry, standing: Standing, context: MatchContext) -> CacheResult[Any] | None:
+        """The answer to a question whose answer stands; None when it has to be judged."""
+        start = self._monotonic()
+        if (
+            start >= standing.until
+            or not standing.from_wall <= (wall := self._time()) < standing.until_wall
+            or self.governor.mode != "normal"
+            or not standing.answers(context)
+            or (self._bus is not None and start - self._bus.heard > self.config.bus_silence)
+        ):
+            return None
+        volatility = self.volatility
+        status: int | None = None
+        if odds := context.get("current_odds"):
+            for market_key, price in odds.items():
+                check_odds(market_key, price)
+            status = volatility.worst(odds.items(), wall)
+        elif standing.windows_known != volatility.version:
+            return None
+        elif standing.windows:
+            status = volatility.worst([(market_key, None) for market_key in standing.windows], wall)
+        if status is not None:
+            if status != NORMAL:
+                return None
+            self.governor.record(False, start)
+        age = start - entry.born
+        self._tally.fresh_hit(
+            standing.cells[status is not None], standing.zone or "none", age, start, self._monotonic()
+        )
+        return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
     def update_vix_snapshot(self, market_key: str, odds: float, timestamp: datetime | float | None = None) -> None:
         """Take in one price, here and in every other process.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartcache.codec import Envelope, Stored
 from smartcache.freshness import Lifetime, lifetime
 from smartcache.request import Request
+
+if TYPE_CHECKING:
+    from smartcache.standing import Standing
 
 __all__ = ["Entry", "judge"]
 
@@ -17,7 +20,8 @@ class Entry:
 
     ``born`` is the instant at which its compute ended, on this process's monotonic clock; ``written`` is when the
     store took it in, on the store's. ``judgement`` holds the last one with its conditions, so that asking again under
-    the same conditions costs a comparison. ``visited``, ``newer`` and ``older`` belong to the memory tier.
+    the same conditions costs a comparison; ``standing`` spares asking at all. ``visited``, ``newer`` and ``older``
+    belong to the memory tier.
     """
 
     __slots__ = (
@@ -36,6 +40,7 @@ class Entry:
         "size",
         "stale_for",
         "stale_if_error_for",
+        "standing",
         "ttl",
         "value",
         "versions",
@@ -80,6 +85,7 @@ class Entry:
         self.expired = expired
         self.size = size
         self.judgement: tuple[tuple[Any, ...], Lifetime] | None = None
+        self.standing: Standing | None = None
         self.visited = False
         self.newer: Entry | None = None
         self.older: Entry | None = None

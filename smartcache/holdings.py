@@ -66,6 +66,7 @@ class Holdings:
             if entry is None:
                 return 0
             entry.expired = True
+            entry.standing = None
             return 1
 
     def forget_everything(self) -> int:

@@ -378,10 +378,13 @@ class Loader:
 
     def draws_early_refresh(self, entry: Entry, remaining: float) -> bool:
         """Whether X-Fetch asks for a refresh ``remaining`` seconds before expiry; one at a time per key."""
-        beta = self._config.xfetch_beta
-        if remaining > entry.compute_seconds * beta * _HARDLY or self._holdings.board.get(entry.key) is not None:
+        if remaining > self.reach(entry) or self._holdings.board.get(entry.key) is not None:
             return False
-        return refresh_early(remaining, entry.compute_seconds, beta, 1.0 - self._rng())
+        return refresh_early(remaining, entry.compute_seconds, self._config.xfetch_beta, 1.0 - self._rng())
+
+    def reach(self, entry: Entry) -> float:
+        """Seconds before expiry from which on X-Fetch may draw a refresh."""
+        return entry.compute_seconds * self._config.xfetch_beta * _HARDLY
 
     def refresh_behind(self, request: Request, entry: Entry) -> None:
         """Start a refresh, unless one is under way or too many are."""

@@ -35,6 +35,7 @@ class Request:
     """One key asked for.
 
     Attributes:
+        context: what the caller said about the match.
         zone: golden-hour zone, once known.
         status: volatility status (0 panic, 1 warning, 2 normal); None when it was not judged.
         outcome: what it counts as if it ended now, a position in ``layout.OUTCOMES``.
@@ -47,6 +48,7 @@ class Request:
         "coalesced",
         "competition",
         "compute",
+        "context",
         "gone",
         "hard_timeout",
         "key",
@@ -70,6 +72,7 @@ class Request:
         if not callable(compute):
             raise TypeError(f"compute_fn for {key!r} must be a function that returns an awaitable, got {compute!r}")
         self.compute = compute
+        self.context: MatchContext = {}
         self.match_id: str | None = None
         self.market: str | None = None
         self.competition: str | None = None
@@ -97,6 +100,7 @@ class Request:
         for name in context:
             if name not in _CONTEXT_KEYS:
                 raise ValueError(f"match_context has no {name!r}; it may have {', '.join(_CONTEXT_KEYS)}")
+        self.context = context.copy()  # the caller's own may change
         if (match_id := context.get("match_id")) is not None:
             self.match_id = str(match_id)
         self.market = context.get("market")
@@ -131,6 +135,8 @@ def check_odds(market_key: str, odds: float) -> None:
     Raises:
         ValueError: not a finite number above 1, or a market key that is empty.
     """
+    if type(odds) is float and 1.0 < odds < math.inf and type(market_key) is str and market_key:
+        return  # as nearly always
     if isinstance(odds, bool) or not isinstance(odds, int | float) or not 1 < odds < math.inf:
         raise ValueError(f"odds of {market_key!r} must be decimal odds above 1 and finite, got {odds!r}")
     if not isinstance(market_key, str) or not market_key:

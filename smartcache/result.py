@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+from smartcache.freshness import Lifetime
+from smartcache.layout import OUTCOMES
+from smartcache.volatility import STATUS_NAMES
 
 __all__ = ["CacheResult", "CacheStrategy", "ResultMetadata"]
 
 V = TypeVar("V")
+
+_REASON: Final = {
+    "bypass_panic": "odds in panic, computed afresh",
+    "bypass_forced": "refresh asked for, computed afresh",
+    "bypass_started": "match started, computed afresh",
+    **dict.fromkeys(("fresh_memory", "fresh_store"), "held and fresh"),
+    **dict.fromkeys(("stale_memory", "stale_store"), "held, past its expiry, refreshed behind"),
+    **dict.fromkeys(("error_memory", "error_store"), "held, served because its compute failed or was late"),
+    "absent": "not held, computed",
+    "too_stale": "held but too old, computed",
+}
 
 
 class CacheStrategy(StrEnum):
@@ -17,6 +32,9 @@ class CacheStrategy(StrEnum):
     COMPUTE = "compute"
     SERVE_STALE = "serve_stale"
     SERVE_FRESH = "serve_fresh"
+
+
+_STRATEGY_OF: Final = tuple(CacheStrategy(outcome.strategy) for outcome in OUTCOMES)
 
 
 class ResultMetadata:
@@ -124,14 +142,39 @@ _METADATA = (
 )  # fmt: skip
 
 
+#: What metadata is made of: outcome, tier, lifetime, zone, age, volatility status, coalesced.
+Facts = tuple[int, str, Lifetime, str | None, float, int, bool]
+
+
 class CacheResult(Generic[V]):
     """A value with its metadata, as attributes and by name (``result["value"]``)."""
 
-    __slots__ = ("metadata", "value")
+    __slots__ = ("_facts", "_metadata", "value")
 
-    def __init__(self, value: V, metadata: ResultMetadata) -> None:
+    def __init__(self, value: V, facts: Facts) -> None:
         self.value = value
-        self.metadata = metadata
+        self._facts = facts
+        self._metadata: ResultMetadata | None = None
+
+    @property
+    def metadata(self) -> ResultMetadata:
+        """Why the value was served; put together when first asked for."""
+        if self._metadata is None:
+            outcome, tier, life, zone, age, status, coalesced = self._facts
+            self._metadata = ResultMetadata(
+                strategy=_STRATEGY_OF[outcome],
+                tier=tier,
+                ttl=max(0.0, life.expiry),
+                zone=zone,
+                age=age,
+                vix_status=STATUS_NAMES[status],
+                expires_in=life.expiry - age,
+                stale_for=max(0.0, life.stale_until - age),
+                outcome=OUTCOMES[outcome].name,
+                reason=_REASON[OUTCOMES[outcome].name],
+                coalesced=coalesced,
+            )
+        return self._metadata
 
     def __getitem__(self, name: str) -> Any:
         if name == "value":

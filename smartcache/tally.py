@@ -10,6 +10,7 @@ from smartcache.volatility import STATUS_NAMES
 
 __all__ = ["Tally"]
 
+_FRESH = STRATEGIES.index("serve_fresh")
 _STRATEGY_OF = tuple(STRATEGIES.index(outcome.strategy) for outcome in OUTCOMES)
 
 
@@ -68,14 +69,23 @@ class Tally:
 
     def request(self, request: Request, start: float, end: float) -> None:
         """Count a request that ended: one store into the cell of its joint outcome."""
-        cell = (
+        cell = self.cell(request, request.status)
+        self._metrics.request(cell, _STRATEGY_OF[request.outcome], end - start, end)
+
+    def cell(self, request: Request, status: int | None) -> int:
+        """The cell in which a request counts, were its volatility status ``status``."""
+        return (
             self._outcome_cells[request.outcome]
             + self._zone_cells[-1 if request.zone is None else request.zone.index]
             + self._market_cells.get(request.market, self._other_market)
-            + self._status_cells[request.status]
+            + self._status_cells[status]
             + self._competition_cells.get(request.competition, self._other_competition)
         )
-        self._metrics.request(cell, _STRATEGY_OF[request.outcome], end - start, end)
+
+    def fresh_hit(self, cell: int, zone: str, age: float, start: float, end: float) -> None:
+        """Count a request served a fresh value, whose cell is known."""
+        self.ages[zone].observe(age)
+        self._metrics.request(cell, _FRESH, end - start, end)
 
     def served(self, zone: str, age: float, promise: float, reason: str) -> None:
         """Count the age of a value served from the cache, and whether it was above what was promised."""

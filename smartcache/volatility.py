@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -145,6 +146,25 @@ class Window:
         status = PANIC if z >= limits.panic_z else WARNING if z >= limits.warning_z else NORMAL
         return Judgement(status, z, mean, count)
 
+    def status(self, current: float | None, limits: VolatilityLimits, oldest: float) -> int:
+        """The status alone, of the ticks after ``oldest``: most moves are below the floor, and need no deviation."""
+        ticks = self._ticks
+        if not ticks:
+            return NORMAL
+        if ticks[0][0] <= oldest:
+            self.forget_before(oldest)
+            return self.judge(current, limits).status
+        count, mean, last = len(ticks), self._mean, ticks[-1][1]
+        if current is None or current == last:
+            current = last
+            count -= 1
+            if count < limits.least_samples:
+                return NORMAL
+            mean -= (last - mean) / count
+        elif count < limits.least_samples:
+            return NORMAL
+        return self.judge(current, limits).status if above_floor(current, mean, limits.floor) else NORMAL
+
     def _drop_oldest(self) -> None:
         _, odds = self._ticks.popleft()
         _, self._mean, self._squares = _without(odds, len(self._ticks) + 1, self._mean, self._squares)
@@ -184,6 +204,8 @@ class Volatility:
         self._most_keys = most_keys
         self._windows: OrderedDict[str, Window] = OrderedDict()
         self._by_market: dict[str, dict[str, Window]] = {}
+        #: Changes whenever a window comes or goes, so that what :meth:`keys_of` said can be kept.
+        self.version = 0
         # Ticks come from the bus's thread too; moments read half-way through an update would be wrong.
         self._lock = threading.Lock()
 
@@ -200,6 +222,7 @@ class Volatility:
         if window is None:
             if len(self._windows) >= self._most_keys:
                 self._forget_least_recent()
+            self.version += 1
             window = self._windows[market_key] = Window()
             self._by_market.setdefault(_market_of(market_key), {})[market_key] = window
         else:
@@ -219,6 +242,17 @@ class Volatility:
         with self._lock:
             window.forget_before(now - self.limits.window)
             return window.judge(current, self.limits)
+
+    def worst(self, prices: Iterable[tuple[str, float | None]], now: float) -> int:
+        """The worst status at ``now`` (epoch seconds) over market keys with their current odds (None: last tick)."""
+        worst = NORMAL
+        oldest = now - self.limits.window
+        with self._lock:
+            for market_key, current in prices:
+                window = self._windows.get(market_key)
+                if window is not None and (status := window.status(current, self.limits, oldest)) < worst:
+                    worst = status
+        return worst
 
     def keys_of(self, match_id: str, market: str) -> tuple[str, ...]:
         """Market keys with a window that name this match and market."""

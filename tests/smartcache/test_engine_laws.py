@@ -40,10 +40,23 @@ def test_laws(steps: list[Any]) -> None:
     asyncio.run(play(steps))
 
 
-async def play(steps: list[Any]) -> None:
+class JudgesEachTime(SmartCacheEnhanced):
+    """The engine without standing judgements."""
+
+    def _let_stand(self, *_: Any) -> None:
+        return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(STEPS, max_size=60))
+def test_a_standing_judgement_answers_as_judging_each_time_does(steps: list[Any]) -> None:
+    assert asyncio.run(play(steps)) == asyncio.run(play(steps, JudgesEachTime))
+
+
+async def play(steps: list[Any], engine: type[SmartCacheEnhanced] = SmartCacheEnhanced) -> list[Any]:
     clock, model = VirtualClock(), Model()
     metrics = CacheMetrics(domains={"competition": ("en.1",)}, clock=clock)
-    cache = SmartCacheEnhanced(
+    cache = engine(
         CacheConfig(governor_evaluations=10),
         clock=clock,
         metrics=metrics,
@@ -51,6 +64,7 @@ async def play(steps: list[Any]) -> None:
     )
     kickoff = clock.ahead(hours=2)
     asked = surgical = 0
+    answers: list[Any] = []
 
     async def ask(number: int, odds: float, lineup: bool, force: bool = False) -> None:
         market = MARKETS[number]
@@ -62,6 +76,7 @@ async def play(steps: list[Any]) -> None:
             result = await cache.get_with_intelligence(f"pred:{market}", model, context, force_refresh=force)
         except RuntimeError:
             return
+        answers.append((result.value, dict(result.metadata)))
         left = kickoff.timestamp() - clock.time()
         if left <= 0:
             assert result.strategy == "bypass"
@@ -113,3 +128,4 @@ async def play(steps: list[Any]) -> None:
     histogram = samples["smartcache_request_duration_seconds"].values()
     assert sum(sum(strategy.counts) for strategy in histogram) == asked
     assert sum(samples["smartcache_served_beyond_promise_total"].values()) == 0
+    return [*answers, s]

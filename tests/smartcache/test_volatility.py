@@ -45,6 +45,23 @@ def test_running_moments_equal_the_textbook_ones(prices: list[float], current: f
         assert judged.z == pytest.approx(abs(current - statistics.fmean(kept)) / deviation, rel=1e-5, abs=1e-6)
 
 
+@given(
+    prices=st.lists(st.tuples(odds, st.floats(0, 900)), max_size=30),
+    current=st.none() | odds,
+    floor=st.sampled_from([0.0, 0.04]),
+)
+def test_the_status_alone_is_that_of_the_whole_judgement(
+    prices: list[tuple[float, float]], current: float | None, floor: float
+) -> None:
+    volatility = Volatility(VolatilityLimits(floor=floor), 10)
+    now = 0.0
+    for price, gap in prices:
+        now += gap
+        volatility.tick(KEY, price, now)
+    now += 60
+    assert volatility.worst([(KEY, current), ("unknown", 2.0)], now) == volatility.judge(KEY, current, now).status
+
+
 @given(prices=st.lists(odds, min_size=3, max_size=40), current=odds)
 def test_reading_never_writes(prices: list[float], current: float) -> None:
     volatility = Volatility(LIMITS, 10)
