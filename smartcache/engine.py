@@ -8,6 +8,7 @@ import math
 import os
 import random
 import secrets
+import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
@@ -124,9 +125,12 @@ class SmartCache:
 
     def __getattr__(self, name: str) -> Any:
         # Reached only for what is not there yet: first use sets up an instance that was made without settings.
-        if "config" not in self.__dict__ and "_given" in self.__dict__:
-            self._build()
-            return getattr(self, name)
+        if "_given" in self.__dict__:
+            with _setting_up:
+                if "config" not in self.__dict__:
+                    self._build()
+            if name in self.__dict__:
+                return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- asking ------------------------------------------------------------------------------------------------------
@@ -463,16 +467,18 @@ class SmartCache:
 
     def _listen(self) -> Bus | None:
         if self._bus is None and self._store is not None:
-            self._bus = Bus(
-                self.config,
-                self.clock,
-                self.metrics,
-                self._origin,
-                on_message=self._on_message,
-                on_ticks=self._on_ticks,
-                on_gap=self._holdings.forget_everything,
-                on_heard=self._store.was_heard,
-            )
+            with _setting_up:
+                if self._bus is None:
+                    self._bus = Bus(
+                        self.config,
+                        self.clock,
+                        self.metrics,
+                        self._origin,
+                        on_message=self._on_message,
+                        on_ticks=self._on_ticks,
+                        on_gap=self._holdings.forget_everything,
+                        on_heard=self._store.was_heard,
+                    )
         return self._bus
 
     # -- set-up ------------------------------------------------------------------------------------------------------
@@ -662,10 +668,14 @@ class SmartCacheEnhanced(SmartCache):
         )
 
 
+#: Held while an engine sets itself up or starts listening, so that threads do it once.
+_setting_up = threading.RLock()
 _instances: weakref.WeakSet[SmartCache] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    global _setting_up
+    _setting_up = threading.RLock()  # another thread of the parent may have held it
     for cache in list(_instances):
         cache._after_fork_in_child()
 

@@ -82,3 +82,29 @@ SmartCacheEnhanced(CacheConfig(redis_url="redis://127.0.0.1:1"))
 """
     done = run(program)
     assert "pip install 'smartcache[redis]'" in done.stderr
+
+
+def test_threads_that_use_the_default_engine_first_set_it_up_once() -> None:
+    program = """
+import asyncio, sys, threading
+from smartcache import smart_cache_enhanced
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(8)
+runs = []
+async def compute():
+    runs.append(1)
+    await asyncio.sleep(0.2)
+    return 1
+def ask():
+    start.wait()
+    asyncio.run(smart_cache_enhanced.get_or_load("key", compute))
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(runs) == 1, runs
+assert smart_cache_enhanced.metrics.get_stats()["total_requests"] == 8
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr
