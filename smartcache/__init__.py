@@ -11,6 +11,7 @@ from smartcache.catalogue import CATEGORIES, STATISTICS
 from smartcache.config import CacheConfig
 from smartcache.engine import MatchContext, SmartCache, SmartCacheEnhanced
 from smartcache.errors import (
+    ComputeCancelledError,
     ComputeTimeoutError,
     ConfigError,
     ReentrantComputeError,
@@ -29,6 +30,7 @@ __all__ = [
     "CacheMetrics",
     "CacheResult",
     "CacheStrategy",
+    "ComputeCancelledError",
     "ComputeTimeoutError",
     "ConfigError",
     "EventType",
@@ -64,7 +66,9 @@ if TYPE_CHECKING:
     cache_config: CacheConfig
 
 
-def __getattr__(name: str) -> Any:
-    if name == "cache_config":
-        return smart_cache_enhanced.config
-    raise AttributeError(f"module 'smartcache' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker shall see misspelt names
+
+    def __getattr__(name: str) -> Any:
+        if name == "cache_config":
+            return smart_cache_enhanced.config
+        raise AttributeError(f"module 'smartcache' has no attribute {name!r}")

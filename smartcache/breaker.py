@@ -45,9 +45,11 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """The store answered."""
+        """The store answered; to one asked before it opened, that says nothing about now."""
+        if self.state == "open":
+            return
         self._failures = 0
-        if self.state != "closed":
+        if self.state == "half_open":
             self._openings = 0
             self._become("closed")
 

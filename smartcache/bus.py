@@ -9,6 +9,7 @@ whatever the application's event loops are busy with.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -27,6 +28,7 @@ __all__ = ["Bus", "Tick"]
 
 _log: Final = logging.getLogger("smartcache.bus")
 _BLOCK_MS: Final = 400
+_MOST_AT_ONCE: Final = 1000
 _REPLY_TIMEOUT: Final = 1.0
 _RETRY_SECONDS: Final = 0.5
 _MOST_TICKS_WAITING: Final = 50_000
@@ -78,8 +80,8 @@ class Bus:
         self._queued = metrics.gauge("smartcache_invalidations_queued")
         self._last_heard = metrics.gauge("smartcache_bus_lag_seconds")
         #: Monotonic instant at which this process last knew that it had missed nothing.
-        self.heard = clock.monotonic()
-        self._last_heard.set(self.heard)
+        self.heard = -math.inf
+        self._last_heard.set(clock.monotonic())
         #: Whether the last attempt to hear something succeeded; None before the first.
         self.connected: bool | None = None
         self._tried = threading.Event()
@@ -134,8 +136,9 @@ class Bus:
 
     def _listen(self) -> None:
         while not self._stop.is_set():
-            client = connect_sync(self._config, _REPLY_TIMEOUT)
+            client = None
             try:
+                client = connect_sync(self._config, _REPLY_TIMEOUT)
                 if self._log_id is None:
                     self._find_place(client)
                 while not self._stop.is_set():
@@ -150,7 +153,8 @@ class Bus:
                 self._tried.set()
                 self._stop.wait(_RETRY_SECONDS)
             finally:
-                client.close()
+                if client is not None:
+                    client.close()
 
     def _find_place(self, client: Any) -> None:
         """Begin at the log's end; whatever was said before is taken as missed."""
@@ -167,7 +171,9 @@ class Bus:
 
     def _hear(self, client: Any) -> None:
         asked = self._clock.monotonic()
-        reply = client.xread({protocol.LOG: self._log_id, protocol.TICKS: self._ticks_id}, count=1000, block=_BLOCK_MS)
+        reply = client.xread(
+            {protocol.LOG: self._log_id, protocol.TICKS: self._ticks_id}, count=_MOST_AT_ONCE, block=_BLOCK_MS
+        )
         streams = dict(reply or ())
         for message_id, fields in streams.get(protocol.TICKS.encode(), ()):
             self._ticks_id = message_id
@@ -189,7 +195,8 @@ class Bus:
                 return
             self._sequence, self._log_id = fields[b"n"], message_id
         if log:
-            self._heard_at(asked)
+            if len(log) < _MOST_AT_ONCE:  # otherwise there may be more
+                self._heard_at(asked)
             return
         # Nothing came: true only if the sequence stands where this process left it.
         asked = self._clock.monotonic()
@@ -207,6 +214,8 @@ class Bus:
     def _heard_at(self, instant: float) -> None:
         self.heard = instant
         self._last_heard.set(instant)
+        if self.connected is False:
+            _log.warning("the bus is heard again")
         self.connected = True
         self._tried.set()
         self._on_heard()
@@ -221,8 +230,6 @@ class Bus:
             try:
                 self._deliver(client)
             except Exception as error:
-                if self._stop.is_set():
-                    return
                 _log.debug("what waits for the store is tried again: %s", error)
                 self._stop.wait(_RETRY_SECONDS)
                 self._wake.set()

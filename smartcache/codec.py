@@ -114,7 +114,10 @@ def check_json(value: Any) -> None:
     Raises:
         UncacheableValueError: it names the part that does not, and what to use instead.
     """
-    _check(value, "value")
+    try:
+        _check(value, "value")
+    except RecursionError:
+        raise UncacheableValueError("the value is nested too deeply, or contains itself") from None
 
 
 def _check(value: Any, path: str) -> None:

@@ -33,7 +33,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         refresh_timeout: seconds after which a background refresh is given up.
         soft_timeout: seconds after which a held value is served instead of waiting; None waits.
         hard_timeout: seconds after which a compute is given up.
-        stale_if_error_for: seconds after expiry for which a held value may be served when a compute fails.
+        stale_if_error_for: age in seconds up to which a held value may be served when a compute fails.
         stale_if_store_down_for: the same while the store does not answer.
         error_backoff: seconds after a failed compute during which a held value is served without a new attempt.
         memory_entries: entries held in memory at most; 0 turns the memory tier off.
@@ -148,9 +148,11 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if isinstance(error.__cause__, ConfigError):
                 raise error.__cause__ from None
             name = str(error).rpartition("$.")[2].partition("`")[0].partition("[")[0]
-            raise _wrong(name, settings.get(name), str(error).partition(" - ")[0]) from None
+            expected = str(error).partition("`")[2].partition("`")[0]
+            raise _wrong(name, settings.get(name), _KINDS.get(expected.partition(" ")[0], expected)) from None
 
 
+_KINDS: Final = {"float": "a number", "int": "a whole number", "str": "text", "array": "a list of names"}
 _SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys", "unix")
 _POSITIVE: Final = (
     "default_ttl", "refreshes_at_once", "refresh_timeout", "soft_timeout", "hard_timeout", "lease_seconds",

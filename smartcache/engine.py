@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar
 
 from smartcache import protocol
 from smartcache.bus import Bus, Tick
@@ -29,7 +29,7 @@ from smartcache.layout import OUTCOMES
 from smartcache.loader import Loader
 from smartcache.memory import MemoryTier
 from smartcache.metrics import CacheMetrics
-from smartcache.request import MatchContext, Request, check_odds, check_seconds
+from smartcache.request import MatchContext, Request, check_odds, check_seconds, is_odds
 from smartcache.result import CacheResult
 from smartcache.standing import Standing
 from smartcache.store import RedisStore, StoreUnavailableError
@@ -104,6 +104,12 @@ class SmartCache:
     volatility: Volatility
     governor: Governor
     _bus: Bus | None
+    _store: RedisStore | None
+    _tally: Tally
+    _holdings: Holdings
+    _loader: Loader
+    _origin: str
+    _mode_shown: str
     _time: Callable[[], float]
     _monotonic: Callable[[], float]
 
@@ -123,7 +129,7 @@ class SmartCache:
             self._build()
         _instances.add(self)
 
-    def __getattr__(self, name: str) -> Any:
+    def _attribute(self, name: str) -> Any:
         # Reached only for what is not there yet: first use sets up an instance that was made without settings.
         if "_given" in self.__dict__:
             with _setting_up:
@@ -132,6 +138,9 @@ class SmartCache:
             if name in self.__dict__:
                 return self.__dict__[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    if not TYPE_CHECKING:  # a type checker shall see misspelt names
+        __getattr__ = _attribute
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -212,6 +221,8 @@ class SmartCache:
         check_key(key)
         here = self._holdings.expire(key)
         held, _ = await self._change("write", protocol.expire(self._origin, key))
+        # What was read from the store before the change may have been taken in meanwhile.
+        self._holdings.expire(key)
         return max(int(held or 0), here)
 
     async def delete(self, key: str) -> int:
@@ -219,14 +230,14 @@ class SmartCache:
         check_key(key)
         here = self._holdings.forget(key)
         held, _ = await self._change("delete", protocol.delete(self._origin, key))
+        self._holdings.forget(key)  # as in expire
         return max(int(held or 0), here)
 
     async def invalidate_all(self) -> int:
         """Retire everything, everywhere. Returns how many entries this process held."""
         count = self._holdings.forget_everything()
         await self._change("invalidate", protocol.invalidate_all(self._origin))
-        # What was read from the store before the change may have been taken in meanwhile.
-        self._holdings.forget_everything()
+        self._holdings.forget_everything()  # as in expire
         self._tally.full_invalidations.add()
         self._tally.keys_deleted.add(count)
         return count
@@ -240,7 +251,7 @@ class SmartCache:
             store="none" if self._store is None else "ok" if self._store_seems_up() else "down",
             breaker="closed" if self._store is None else self._store.breaker.state,
             bus="none" if self._store is None else "ok" if bus is not None and bus.alive else "down",
-            governor=self.governor.mode,
+            governor=self._mode(),
             queued_invalidations=0 if bus is None else bus.queued,
         )
 
@@ -259,6 +270,8 @@ class SmartCache:
         bus, self._bus = self._bus, None
         if bus is not None:
             await asyncio.to_thread(bus.close)
+            # From now on nobody listens for what is said about it.
+            self._holdings.forget_everything()
         if self._store is not None:
             await self._store.close()
         if self._given[3] is None:
@@ -284,7 +297,7 @@ class SmartCache:
                 request.outcome = _BYPASS_STARTED
                 return self._computed(request, await self._loader.load(request, only_later=True, keep=False), 0.0)
         request.status = self._judge_odds(request, wall)
-        cap = CELLS[self.governor.mode, NORMAL if request.status is None else request.status]
+        cap = CELLS[self._mode(), NORMAL if request.status is None else request.status]
         if cap is None or force_refresh:
             request.outcome = _BYPASS_PANIC if cap is None else _BYPASS_FORCED
             return self._computed(request, await self._loader.load(request, only_later=True), cap or 0.0)
@@ -302,8 +315,8 @@ class SmartCache:
         if age < life.expiry and (tier == "store" or self._trusts_memory(entry, now)):
             request.outcome = _FRESH[tier]
             if self._loader.draws_early_refresh(entry, life.expiry - age):
-                self._tally.early_refreshes.add()
-                self._loader.refresh_behind(request, entry)
+                if self._loader.refresh_behind(request, entry):
+                    self._tally.early_refreshes.add()
             elif tier == "memory" and cap == math.inf:
                 self._let_stand(request, entry, life, wall)
             return self._served(request, entry, tier, age, life, "fresh")
@@ -401,7 +414,11 @@ class SmartCache:
 
     def _served_on_error(self, request: Request, held: Entry, tier: str, age: float, limit: float) -> CacheResult[Any]:
         request.outcome = _ON_ERROR[tier]
-        return self._served(request, held, tier, age, Lifetime(min(age, limit), limit), "error")
+        zone = "none" if request.zone is None else request.zone.name
+        self._tally.served(zone, age, limit, "error")
+        life = self._judge(held, request, math.inf, self.clock.monotonic())
+        # Whatever was left of its lifetime ended with the failure.
+        return self._result(request, held.value, tier, age, Lifetime(min(life.expiry, age), min(life.stale_until, age)))
 
     def _computed(self, request: Request, entry: Entry, cap: float) -> CacheResult[Any]:
         now = self.clock.monotonic()
@@ -423,11 +440,16 @@ class SmartCache:
             status = volatility.worst([(key, None) for key in keys], wall)
         else:
             return None
-        mode = self.governor.mode
         self.governor.record(status == PANIC, self.clock.monotonic())
-        if self.governor.mode != mode:
-            self._tally.governor(self.governor.mode)
         return status
+
+    def _mode(self) -> str:
+        """The governor's mode now, shown whenever it has changed."""
+        mode = self.governor.mode_at(self.clock.monotonic())
+        if mode != self._mode_shown:
+            self._mode_shown = mode
+            self._tally.governor(mode)
+        return mode
 
     # -- changes, here and from the bus ------------------------------------------------------------------------------
 
@@ -461,7 +483,7 @@ class SmartCache:
         now = self.clock.time()
         for tick in ticks:
             # One from further ahead was told by a clock that is not ours, such as that of another replay.
-            if tick.instant <= now + _CLOCKS_DIFFER_BY:
+            if tick.instant <= now + _CLOCKS_DIFFER_BY and is_odds(tick.odds):
                 self.volatility.tick(tick.market_key, tick.odds, min(tick.instant, now))
                 self._tally.bus_ticks.add()
 
@@ -519,8 +541,10 @@ class SmartCache:
         self._loader = Loader(
             self.config, self.clock, self._rng, self._tally, self._holdings, self._store, self._owes_the_store
         )
+        self.volatility.renew_lock()
         self._tally.memory(0, 0)
-        self._tally.governor(self.governor.mode)
+        self._mode_shown = self.governor.mode
+        self._tally.governor(self._mode_shown)
 
     def _after_fork_in_child(self) -> None:
         if "config" in self.__dict__:
@@ -650,8 +674,7 @@ class SmartCacheEnhanced(SmartCache):
             "invalidate", protocol.invalidate_match(self._origin, match_id, markets)
         )
         retired |= {key.decode() for key in keys or ()}
-        # What was read from the store before the change may have been taken in meanwhile.
-        self._holdings.retire(match_id, markets)
+        self._holdings.retire(match_id, markets)  # as in expire
         total = len(self.tag_manager.markets)
         self._tally.surgical_invalidations.add()
         self._tally.markets_affected.add(len(markets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ComputeCancelledError",
     "ComputeTimeoutError",
     "ConfigError",
     "ReentrantComputeError",
@@ -13,6 +14,10 @@ __all__ = [
 
 class SmartCacheError(Exception):
     """Base of the errors that are this package's own."""
+
+
+class ComputeCancelledError(SmartCacheError):
+    """A compute was cancelled from within, or its event loop ended."""
 
 
 class ConfigError(SmartCacheError, ValueError):

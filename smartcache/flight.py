@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import suppress
+from types import TracebackType
 from typing import Generic, TypeVar
 
 __all__ = ["Board", "Flight"]
@@ -18,6 +20,7 @@ class Flight(Generic[T]):
         loop: the event loop that runs it.
         match_id: match it computes for, if any.
         market: market it computes for, if any.
+        exclusive: whether someone waits who may be given only what is computed from its start on.
         started: whether the compute has begun; until then, whoever needs a compute that starts later may join.
         fenced: whether something was invalidated since it began, so that its result may be handed to those who
             waited already, but to nobody else.
@@ -29,8 +32,10 @@ class Flight(Generic[T]):
         "_done",
         "_error",
         "_lock",
+        "_trace",
         "_value",
         "_waiters",
+        "exclusive",
         "fenced",
         "following",
         "gone",
@@ -44,6 +49,7 @@ class Flight(Generic[T]):
         self.loop = loop
         self.match_id = match_id
         self.market = market
+        self.exclusive = False
         self.started = False
         self.fenced = False
         self.gone = False
@@ -52,7 +58,8 @@ class Flight(Generic[T]):
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._done = False
         self._value: T | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
+        self._trace: TracebackType | None = None
 
     async def landed(self) -> None:
         """Wait for the end, whatever it is. Being cancelled here harms nobody else."""
@@ -68,7 +75,8 @@ class Flight(Generic[T]):
         """Wait for the value; raises what the compute raised."""
         await self.landed()
         if self._error is not None:
-            raise self._error
+            # Each waiter adds its own frames to the traceback as it was, not to those of the waiters before it.
+            raise self._error.with_traceback(self._trace)
         return self._value  # type: ignore[return-value]  # a T once landed without an error
 
     def succeed(self, value: T) -> None:
@@ -76,20 +84,31 @@ class Flight(Generic[T]):
         self._value = value
         self._land()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         """Hand the failure to everyone who waits; it is not kept for those who come later."""
-        self._error = error
+        self._error, self._trace = error, error.__traceback__
         self._land()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has landed without a value."""
+        return self._error is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has landed."""
+        return self._done
 
     def _land(self) -> None:
         with self._lock:
             self._done = True
             waiters, self._waiters = self._waiters, []
-        here = asyncio.get_running_loop()
+        here = asyncio._get_running_loop()
         for loop, future in waiters:
             if loop is here:
                 _wake(future)
-            elif not loop.is_closed():
+                continue
+            with suppress(RuntimeError):  # its loop has closed, and nobody waits there any more
                 loop.call_soon_threadsafe(_wake, future)
 
 
@@ -126,15 +145,20 @@ class Board(Generic[T]):
         loop = asyncio.get_running_loop()
         with self._lock:
             running = self._flights.get(key)
-            if running is None or running.loop.is_closed():  # a closed loop will never bring it to an end
+            if running is None or not running.loop.is_running():  # a loop at rest brings nothing to its end
                 flight = self._flights[key] = Flight(loop, match_id, market)
+                flight.exclusive = only_later
                 return flight, None, True
             if not running.started or not (only_later or running.fenced):
+                running.exclusive = running.exclusive or only_later
                 return running, None, False
-            if running.following is None or running.following.loop.is_closed():
+            before, mine = None, running.following is None or not running.following.loop.is_running()
+            if mine:
                 running.following = Flight(loop, match_id, market)
-                return running.following, running, True
-            return running.following, None, False
+                before = running
+            assert running.following is not None
+            running.following.exclusive = running.following.exclusive or only_later
+            return running.following, before, mine
 
     def leave(self, key: str, flight: Flight[T]) -> None:
         """Take a flight that has landed off the board; the one that follows takes its place."""
@@ -169,4 +193,6 @@ def _fence(flight: Flight[T], *, gone: bool) -> None:
     # One that has not begun will see the world as it is then.
     if flight.started:
         flight.fenced = True
-    flight.gone = flight.gone or gone
+    for waited_for in (flight, flight.following):
+        if waited_for is not None:
+            waited_for.gone = waited_for.gone or gone

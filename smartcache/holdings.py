@@ -29,9 +29,10 @@ class Holdings:
         return self.memory.get(key)
 
     def take_in(self, entry: Entry, epoch: int) -> None:
-        """Hold an entry that was read from the store, unless something has changed since ``epoch``."""
+        """Hold an entry read from the store, unless something has changed since ``epoch`` or a newer one is held."""
         with self.memory.lock:
-            if epoch == self.epoch:
+            held = self.memory.get(entry.key)
+            if epoch == self.epoch and (held is None or held.born <= entry.born):
                 self.memory.put(entry)
 
     def keep(self, entry: Entry, flight: Flight[Entry]) -> bool:

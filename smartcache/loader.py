@@ -14,7 +14,7 @@ from smartcache.clock import Clock
 from smartcache.codec import UnreadableEntryError, check_json, decode_entry, encode_entry
 from smartcache.config import CacheConfig
 from smartcache.entry import Entry, judge
-from smartcache.errors import ComputeTimeoutError, ReentrantComputeError
+from smartcache.errors import ComputeCancelledError, ComputeTimeoutError, ReentrantComputeError
 from smartcache.flight import Flight
 from smartcache.freshness import refresh_early
 from smartcache.holdings import Holdings
@@ -31,9 +31,9 @@ _LEASE_POLL_SECONDS: Final = (0.005, 0.01, 0.02, 0.04)
 _CLOCK_SLACK: Final = 0.001
 _MOST_FAILURES: Final = 10_000
 
-#: The keys, by engine, whose computes led to the code that runs now.
-_computing: contextvars.ContextVar[frozenset[tuple[int, str]]] = contextvars.ContextVar(
-    "smartcache_computing", default=frozenset()
+#: The computes, by engine and key, that led to the code that runs now.
+_computing: contextvars.ContextVar[tuple[tuple[Loader, str, Flight[Entry]], ...]] = contextvars.ContextVar(
+    "smartcache_computing", default=()
 )
 
 
@@ -77,7 +77,7 @@ class Loader:
         Raises:
             ReentrantComputeError: ``key`` is asked for by its own compute.
         """
-        if (id(self), key) in _computing.get():
+        if any(loader is self and key == asked and not flight.done for loader, asked, flight in _computing.get()):
             raise ReentrantComputeError(
                 f"the compute of {key!r} asked for {key!r}, which would wait for itself for ever: "
                 "call the function it needs directly"
@@ -104,19 +104,21 @@ class Loader:
             StoreUnavailableError: the store did not answer.
         """
         assert self._store is not None
-        epoch = self._holdings.epoch
+        epoch, asked = self._holdings.epoch, self._clock.monotonic()
         reading = await self._store.read(request.key, request.versions)
-        entry = self._decode(request.key, reading.data, reading.now)
+        entry = self._decode(request.key, reading.data, reading.now, asked)
         if entry is not None and not entry.versions.keys() <= reading.versions.keys():
             # Stored by a request that knew its match; this one does not.
+            asked = self._clock.monotonic()
             reading = await self._store.read(request.key, tuple(entry.versions))
-            entry = self._decode(request.key, reading.data, reading.now)
+            entry = self._decode(request.key, reading.data, reading.now, asked)
         if entry is None or any(reading.versions.get(name) != number for name, number in entry.versions.items()):
             return None
         self._holdings.take_in(entry, epoch)
         return entry
 
-    def _decode(self, key: str, data: bytes | None, store_now: float) -> Entry | None:
+    def _decode(self, key: str, data: bytes | None, store_now: float, asked: float) -> Entry | None:
+        """The entry in an answer of the store; its age is counted from when it was asked, so the way adds to it."""
         if data is None:
             return None
         try:
@@ -127,7 +129,7 @@ class Loader:
         age = store_now - stored.written
         if age < -_CLOCK_SLACK:
             return None  # from the future: the store's clock was set back
-        return Entry.from_stored(key, stored, self._clock.monotonic() - max(0.0, age))
+        return Entry.from_stored(key, stored, asked - max(0.0, age))
 
     # -- computing ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Loader:
         board = self._holdings.board
         flight, before, mine = board.join(request.key, request.match_id, request.market, only_later)
         if mine:
-            self._spawn(self._fly(flight, before, request, held, keep=keep, exclusive=only_later))
+            self._launch(flight, before, request, held, keep=keep)
         else:
             request.coalesced = True
             self._tally.coalesced.add()
@@ -178,45 +180,51 @@ class Loader:
         finally:
             request.gone = flight.gone
 
-    async def _fly(
-        self,
-        flight: Flight[Entry],
-        before: Flight[Entry] | None,
-        request: Request,
-        held: Entry | None,
-        *,
-        keep: bool,
-        exclusive: bool,
-    ) -> None:
-        """Bring a flight to its end, whatever that is."""
-        try:
-            if before is not None:
-                await before.landed()
-            flight.started = True
-            entry = await self._get(flight, request, held, keep=keep, exclusive=exclusive)
-        except asyncio.CancelledError:
-            flight.fail(ComputeTimeoutError(f"the compute of {request.key!r} was given up: its event loop is ending"))
-            raise
-        except Exception as error:
-            self._let_rest(request.key)
-            flight.fail(error)
-        else:
-            self._rests.pop(request.key, None)
-            flight.succeed(entry)
-        finally:
+    def _launch(
+        self, flight: Flight[Entry], before: Flight[Entry] | None, request: Request, held: Entry | None, *, keep: bool
+    ) -> asyncio.Task[None]:
+        """Start a flight; whatever becomes of its task, it lands."""
+
+        def land(task: asyncio.Task[None]) -> None:
+            if not flight.done:
+                flight.fail(ComputeCancelledError(f"the compute of {request.key!r} was given up: its loop is ending"))
             self._holdings.board.leave(request.key, flight)
 
-    async def _get(
-        self, flight: Flight[Entry], request: Request, held: Entry | None, *, keep: bool, exclusive: bool
-    ) -> Entry:
+        task = self._spawn(self._fly(flight, before, request, held, keep=keep))
+        task.add_done_callback(land)
+        return task
+
+    async def _fly(
+        self, flight: Flight[Entry], before: Flight[Entry] | None, request: Request, held: Entry | None, *, keep: bool
+    ) -> None:
+        if before is not None:
+            await before.landed()
+        flight.started = True
+        try:
+            entry = await self._get(flight, request, held, keep=keep)
+        except Exception as error:
+            self._let_rest(request.key)
+            failure = error
+        else:
+            self._rests.pop(request.key, None)
+            self._holdings.board.leave(request.key, flight)
+            flight.succeed(entry)
+            return
+        self._holdings.board.leave(request.key, flight)
+        flight.fail(failure)
+
+    async def _get(self, flight: Flight[Entry], request: Request, held: Entry | None, *, keep: bool) -> Entry:
         """Get the lease, compute, and store under the versions the compute began with."""
-        store = self._store if keep else None
+        # A store that has yet to hear of a change made here would let its old versions pass.
+        store = self._store if keep and not self._owes_the_store() else None
         token = secrets.token_hex(8)
         versions: dict[str, str] = {}
         if store is not None:
             try:
-                found = await self._wait_for_lease(store, request, held, token, exclusive)
+                found = await self._wait_for_lease(store, flight, request, held, token)
             except StoreUnavailableError:
+                # The lease may have been given although its answer was lost.
+                self._spawn(self._release(store, request.key, token))
                 store = None
             else:
                 if isinstance(found, Entry):
@@ -226,7 +234,7 @@ class Loader:
         leased = store is not None
         try:
             began = self._clock.monotonic()
-            value = await self._compute(request)
+            value = await self._compute(flight, request)
             entry = self._entry(request, value, self._clock.monotonic() - began, versions)
             payload = encode_entry(entry.envelope())
             entry.size = len(payload)
@@ -252,7 +260,7 @@ class Loader:
                 self._spawn(self._release(store, request.key, token))
 
     async def _wait_for_lease(
-        self, store: RedisStore, request: Request, held: Entry | None, token: str, exclusive: bool
+        self, store: RedisStore, flight: Flight[Entry], request: Request, held: Entry | None, token: str
     ) -> dict[str, str] | Entry:
         """Wait for the lease on a key, or for the value that the process which has it brings.
 
@@ -262,9 +270,9 @@ class Loader:
         attempt = 0
         known = 0.0 if held is None else held.written
         while True:
-            epoch = self._holdings.epoch
+            epoch, asked = self._holdings.epoch, self._clock.monotonic()
             lease = await store.begin(request.key, token, request.versions)
-            newer = None if exclusive or self._owes_the_store() else self._decode(request.key, lease.data, lease.now)
+            newer = None if flight.exclusive else self._decode(request.key, lease.data, lease.now, asked)
             if newer is not None and newer.written > known and not newer.expired:
                 now = self._clock.monotonic()
                 life = judge(newer, request, math.inf, self._config.default_ttl, now, self._clock.time())
@@ -281,10 +289,11 @@ class Loader:
             await asyncio.sleep(_LEASE_POLL_SECONDS[min(attempt, len(_LEASE_POLL_SECONDS) - 1)])
             attempt += 1
 
-    async def _compute(self, request: Request) -> Any:
+    async def _compute(self, flight: Flight[Entry], request: Request) -> Any:
         tally = self._tally
-        hard = self._hard_timeout(request)
-        token = _computing.set(_computing.get() | {(id(self), request.key)})
+        # Callers have their own patience; one in a hurry must not take the compute from the others.
+        hard = request.compute_timeout or max(self._config.hard_timeout, self._hard_timeout(request))
+        token = _computing.set((*_computing.get(), (self, request.key, flight)))
         start = self._clock.monotonic()
         tally.computes_in_progress.add(1)
         outcome = "error"
@@ -307,9 +316,12 @@ class Loader:
             raise ComputeTimeoutError(
                 f"the compute of {request.key!r} took longer than {hard:g} s (hard_timeout)"
             ) from error
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             outcome = "cancelled"
-            raise
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise ComputeCancelledError(f"the compute of {request.key!r} was cancelled from within") from error
         finally:
             _computing.reset(token)
             tally.computes_in_progress.add(-1)
@@ -386,34 +398,32 @@ class Loader:
         """Seconds before expiry from which on X-Fetch may draw a refresh."""
         return entry.compute_seconds * self._config.xfetch_beta * _HARDLY
 
-    def refresh_behind(self, request: Request, entry: Entry) -> None:
-        """Start a refresh, unless one is under way or too many are."""
-        if self._holdings.board.get(request.key) is not None:
-            return
+    def refresh_behind(self, asked_by: Request, entry: Entry) -> bool:
+        """Start a refresh, unless one is under way or too many are; whether it was started."""
+        if self._holdings.board.get(asked_by.key) is not None:
+            return False
         if self._refreshing >= self._config.refreshes_at_once:
             self._tally.refreshes_skipped.add()
-            return
+            return False
+        request = asked_by.for_refresh(self._config.refresh_timeout)
+        flight, before, mine = self._holdings.board.join(
+            request.key, request.match_id, request.market, only_later=False
+        )
+        if not mine:
+            return False
         self._refreshing += 1
         self._tally.refreshes_in_progress.set(self._refreshing)
-        self._spawn(self._refresh(request.for_refresh(self._config.refresh_timeout), entry))
 
-    async def _refresh(self, request: Request, entry: Entry) -> None:
-        _computing.set(frozenset())  # nobody waits for a refresh
-        try:
-            board = self._holdings.board
-            flight, before, mine = board.join(request.key, request.match_id, request.market, only_later=False)
-            if not mine:
-                return
-            await self._fly(flight, before, request, entry, keep=True, exclusive=False)
-            try:
-                await flight.result()
-            except Exception:
-                self._tally.refresh_errors.add()
-            else:
-                self._tally.refresh_successes.add()
-        finally:
+        def count(task: asyncio.Task[None]) -> None:
             self._refreshing -= 1
             self._tally.refreshes_in_progress.set(self._refreshing)
+            (self._tally.refresh_errors if flight.failed else self._tally.refresh_successes).add()
+
+        # Nobody waits for a refresh, so what it asks for in turn is its own affair.
+        waited_for = _computing.set(())
+        self._launch(flight, before, request, entry, keep=True).add_done_callback(count)
+        _computing.reset(waited_for)
+        return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

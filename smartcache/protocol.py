@@ -65,7 +65,8 @@ def _seed() -> int:
 
 
 _BEGIN: Final = """
-local got = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0
+local got = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
+got = (got or redis.call('GET', KEYS[2]) == ARGV[1]) and 1 or 0
 local now = redis.call('TIME')
 local answer = {got, redis.call('GET', KEYS[1]), now[1], now[2]}
 for i = 3, #KEYS do
@@ -135,15 +136,25 @@ def renew(key: str, token: str, lease_ms: int) -> Command:
 
 
 # Every change below ends in a message to the log; its sequence number is minted in the same step.
+# They must not fail for good, or no later one would be delivered: what stands in the way with a wrong type is replaced.
 _ANNOUNCE: Final = """
+local function move(number, seed)
+  local moved = redis.call('EXISTS', number) == 1 and redis.pcall('INCR', number)
+  if not moved or type(moved) == 'table' then redis.call('SET', number, seed) end
+end
+local function move_version(version, seed, keep)
+  move(version, seed)
+  redis.call('PEXPIRE', version, keep)
+end
+local function clear_unless(kind, key)
+  local found = redis.call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+end
 local function announce(log, sequence, seed, ...)
-  if redis.call('EXISTS', sequence) == 1 then redis.call('INCR', sequence) else redis.call('SET', sequence, seed) end
+  move(sequence, seed)
+  clear_unless('stream', log)
   -- Read back as text: a number would pass through a double and lose its last digits.
   redis.call('XADD', log, 'MAXLEN', '~', 10000, '*', 'n', redis.call('GET', sequence), ...)
-end
-local function move(version, seed, keep)
-  if redis.call('EXISTS', version) == 1 then redis.call('INCR', version) else redis.call('SET', version, seed) end
-  redis.call('PEXPIRE', version, keep)
 end
 """
 
@@ -151,7 +162,8 @@ _INVALIDATE_MATCH: Final = (
     _ANNOUNCE
     + """
 local affected, names = {}, {}
-for i = 4, #KEYS do move(KEYS[i], ARGV[2], ARGV[3]) end
+for i = 4, #KEYS do move_version(KEYS[i], ARGV[2], ARGV[3]) end
+clear_unless('hash', KEYS[3])
 for i = 6, #ARGV do affected[ARGV[i]] = true; names[#names + 1] = ARGV[i] end
 local retired, held = {}, redis.call('HGETALL', KEYS[3])
 for i = 1, #held, 2 do
@@ -178,7 +190,11 @@ def invalidate_match(origin: str, match_id: str, markets: Sequence[str]) -> Comm
 
 _INVALIDATE_ALL: Final = (
     _ANNOUNCE
-    + "move(KEYS[3], ARGV[2], ARGV[3]) announce(KEYS[1], KEYS[2], ARGV[2], 'from', ARGV[1], 'do', 'all') return 1"
+    + """
+move_version(KEYS[3], ARGV[2], ARGV[3])
+announce(KEYS[1], KEYS[2], ARGV[2], 'from', ARGV[1], 'do', 'all')
+return 1
+"""
 )
 
 
@@ -200,6 +216,7 @@ return count
 _EXPIRE: Final = (
     _ANNOUNCE
     + """
+clear_unless('string', KEYS[3])
 local count = redis.call('EXISTS', KEYS[3])
 if count == 1 then redis.call('SETRANGE', KEYS[3], 3, 'E') end
 redis.call('DEL', KEYS[4])

@@ -28,6 +28,7 @@ class MatchContext(TypedDict, total=False):
     competition: str | None
 
 
+_LONGEST_NAME: Final = 256
 _CONTEXT_KEYS: Final = tuple(MatchContext.__annotations__)
 
 
@@ -48,6 +49,7 @@ class Request:
         "coalesced",
         "competition",
         "compute",
+        "compute_timeout",
         "context",
         "gone",
         "hard_timeout",
@@ -84,6 +86,7 @@ class Request:
         self.stale_if_error_for: float | None = None
         self.soft_timeout: float | None = None
         self.hard_timeout: float | None = None
+        self.compute_timeout: float | None = None
         self.zone: Zone | None = None
         self.status: int | None = None
         self.outcome = outcome
@@ -102,20 +105,26 @@ class Request:
                 raise ValueError(f"match_context has no {name!r}; it may have {', '.join(_CONTEXT_KEYS)}")
         self.context = context.copy()  # the caller's own may change
         if (match_id := context.get("match_id")) is not None:
-            self.match_id = str(match_id)
-        self.market = context.get("market")
-        self.competition = context.get("competition")
+            self.match_id = str(match_id) if type(match_id) is int else _name("match_id", match_id)
+        if (market := context.get("market")) is not None:
+            self.market = _name("market", market)
+        if (competition := context.get("competition")) is not None:
+            self.competition = _name("competition", competition)
         self.lineup_confirmed = context.get("lineup_confirmed")
+        if self.lineup_confirmed not in (None, True, False):
+            raise TypeError(f"lineup_confirmed must be True or False, got {self.lineup_confirmed!r}")
         if (kickoff := context.get("kickoff_time")) is not None:
             self.kickoff = kickoff_epoch(kickoff)
         if odds := context.get("current_odds"):
+            if not isinstance(odds, Mapping):
+                raise TypeError(f"current_odds must map market keys to decimal odds, got {odds!r}")
             for market_key, price in odds.items():
                 check_odds(market_key, price)
             self.odds = odds
         self.versions = protocol.version_names(self.match_id, self.market)
 
-    def for_refresh(self, hard_timeout: float) -> Request:
-        """The same question, asked by the engine itself."""
+    def for_refresh(self, compute_timeout: float) -> Request:
+        """The same question, asked by the engine itself, which gives the compute that many seconds."""
         request = Request(self.key, self.compute, self.outcome)
         request.match_id = self.match_id
         request.market = self.market
@@ -125,7 +134,7 @@ class Request:
         request.stale_for = self.stale_for
         request.stale_if_error_for = self.stale_if_error_for
         request.versions = self.versions
-        request.hard_timeout = hard_timeout
+        request.compute_timeout = compute_timeout
         return request
 
 
@@ -135,12 +144,25 @@ def check_odds(market_key: str, odds: float) -> None:
     Raises:
         ValueError: not a finite number above 1, or a market key that is empty.
     """
-    if type(odds) is float and 1.0 < odds < math.inf and type(market_key) is str and market_key:
+    if type(odds) is float and 1.0 < odds < 1e9 and type(market_key) is str and market_key.isprintable() and market_key:
         return  # as nearly always
-    if isinstance(odds, bool) or not isinstance(odds, int | float) or not 1 < odds < math.inf:
+    if not is_odds(odds):
         raise ValueError(f"odds of {market_key!r} must be decimal odds above 1 and finite, got {odds!r}")
-    if not isinstance(market_key, str) or not market_key:
-        raise ValueError(f"a market key is text such as 'match:market:selection:line', got {market_key!r}")
+    if not isinstance(market_key, str) or not market_key or not market_key.isprintable():
+        raise ValueError(f"a market key is printable text as 'match:market:selection:line', got {market_key!r}")
+
+
+def is_odds(odds: object) -> bool:
+    """Whether ``odds`` can be decimal odds: a number above 1 and below a thousand million."""
+    return isinstance(odds, int | float) and not isinstance(odds, bool) and 1 < odds < 1e9
+
+
+def _name(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be text, got {value!r}")
+    if not 0 < len(value) <= _LONGEST_NAME or not value.isprintable():
+        raise ValueError(f"{what} must be 1 to {_LONGEST_NAME} printable characters, got {value[:60]!r}")
+    return value
 
 
 def check_seconds(name: str, value: float | None, least: float) -> float | None:

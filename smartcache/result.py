@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
 from smartcache.freshness import Lifetime
 from smartcache.layout import OUTCOMES
@@ -176,17 +176,40 @@ class CacheResult(Generic[V]):
             )
         return self._metadata
 
-    def __getitem__(self, name: str) -> Any:
-        if name == "value":
-            return self.value
-        if name == "metadata":
-            return self.metadata
-        raise KeyError(f"a result has 'value' and 'metadata', not {name!r}")
+    if TYPE_CHECKING:
+        # The metadata's attributes, which the result has too.
+        strategy: CacheStrategy
+        source: str
+        ttl: float
+        zone: str | None
+        age: float
+        tier: str
+        vix_status: str
+        freshness_score: float
+        reasoning: str
+        swr_served: bool
+        coalesced: bool
+        expires_in: float
+        stale_for: float
+        outcome: str
+    else:
 
-    def __getattr__(self, name: str) -> Any:
-        if name in _METADATA:
-            return getattr(self.metadata, name)
-        raise AttributeError(f"a result has no {name!r}")
+        def __getattr__(self, name: str) -> Any:
+            if name in _METADATA:
+                return getattr(self.metadata, name)
+            raise AttributeError(f"a result has no {name!r}")
+
+    @overload
+    def __getitem__(self, name: Literal["value"]) -> V: ...
+    @overload
+    def __getitem__(self, name: Literal["metadata"]) -> ResultMetadata: ...
+    @overload
+    def __getitem__(self, name: str) -> Any: ...
+    def __getitem__(self, name: str) -> Any:
+        """The value or the metadata, by name."""
+        if name in ("value", "metadata"):
+            return getattr(self, name)
+        raise KeyError(f"a result has 'value' and 'metadata', not {name!r}")
 
     def keys(self) -> tuple[str, str]:
         """The names that can be asked for; with these, ``dict(result)`` works."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "RedisStore", "StoreUnavailableError", "connect_sync"]
 
 
+#: Connections of one event loop, at most.
+_CONNECTIONS: Final = 64
+
+
 class StoreUnavailableError(Exception):
     """The store did not answer, or answered with an error; the engine goes on without it."""
 
@@ -66,6 +70,11 @@ def _redis() -> Any:
     return redis
 
 
+def _text(version: bytes) -> str:
+    # One that somebody else wrote may be anything; it just equals none of ours.
+    return version.decode(errors="replace")
+
+
 def _url(config: CacheConfig) -> str:
     # redis-py knows Valkey's URLs under Redis's names.
     return str(config.redis_url).replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
@@ -97,6 +106,13 @@ class RedisStore:
 
     def __init__(self, config: CacheConfig, clock: Clock, metrics: CacheMetrics) -> None:
         redis = _redis()
+        try:
+            connect_sync(config, config.store_timeout).connection_pool.make_connection()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"SMARTCACHE_REDIS_URL is {config.redis_url!r}, which redis-py cannot use: {error}. "
+                "Write it as redis://[user:password@]host:port/database"
+            ) from error
         self._errors_caught: tuple[type[BaseException], ...] = (redis.RedisError, OSError, TimeoutError)
         self._config = config
         self._clock = clock
@@ -131,7 +147,7 @@ class RedisStore:
         names = tuple(versions)
         answer = await self._run("lease", protocol.begin(key, token, self._lease_ms, names))
         granted, data, seconds, micros, *numbers = answer
-        found = {name: number.decode() for name, number in zip(names, numbers, strict=True)}
+        found = {name: _text(number) for name, number in zip(names, numbers, strict=True)}
         return Lease(granted == 1, data, found, int(seconds) + int(micros) / 1e6)
 
     async def commit(
@@ -184,12 +200,16 @@ class RedisStore:
         here = self._loops.get(loop)
         if here is None:
             redis = _redis()
-            client = redis.asyncio.Redis.from_url(
+            # Callers above the bound wait for a connection instead of being turned away.
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
                 _url(self._config),
+                max_connections=_CONNECTIONS,
+                timeout=self._config.store_connect_timeout,
                 socket_connect_timeout=self._config.store_connect_timeout,
                 socket_timeout=self._config.store_timeout,
                 protocol=2,
             )
+            client = redis.asyncio.Redis.from_pool(pool)
             here = self._loops[loop] = _Loop(client)
         return here
 
@@ -209,17 +229,18 @@ class RedisStore:
             pipeline.time()
             pipeline.mget(names)
             (seconds, micros), values = await self._timed("read", pipeline.execute())
-        except StoreUnavailableError as error:
+            now = seconds + micros / 1e6
+            found = dict(zip(names, values, strict=True))
+            for key, versions, future in batch:
+                if not future.done():
+                    numbers = {name: None if (raw := found[name]) is None else _text(raw) for name in versions}
+                    future.set_result(Reading(found[key], numbers, now))
+        except Exception as error:
+            # Whatever it is, nobody of this batch may be left waiting.
+            failure = error if isinstance(error, StoreUnavailableError) else StoreUnavailableError(repr(error))
             for _, _, future in batch:
                 if not future.done():
-                    future.set_exception(error)
-            return
-        now = seconds + micros / 1e6
-        found = dict(zip(names, values, strict=True))
-        for key, versions, future in batch:
-            if not future.done():
-                numbers = {name: None if (raw := found[name]) is None else raw.decode() for name in versions}
-                future.set_result(Reading(found[key], numbers, now))
+                    future.set_exception(failure)
 
     async def _run(self, operation: str, command: protocol.Command) -> Any:
         client = self._here(asyncio.get_running_loop()).client

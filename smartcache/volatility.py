@@ -102,16 +102,22 @@ class Window:
         return self._ticks[-1] if self._ticks else None
 
     def add(self, instant: float, odds: float, limits: VolatilityLimits) -> None:
-        """Take in a tick; one older than the newest held is put at the newest's instant."""
-        if self._ticks and instant < self._ticks[-1][0]:
-            instant = self._ticks[-1][0]
-        if len(self._ticks) >= limits.most_samples:
+        """Take in a tick at its place in time; one too old for the window is left out."""
+        ticks = self._ticks
+        if ticks and instant <= ticks[-1][0] - limits.window:
+            return
+        if len(ticks) >= limits.most_samples:
+            if instant < ticks[0][0]:
+                return
             self._drop_oldest()
-        self.forget_before(instant - limits.window)
-        self._ticks.append((instant, odds))
+        place = len(ticks)
+        while place and instant < ticks[place - 1][0]:
+            place -= 1
+        ticks.insert(place, (instant, odds))
         step = odds - self._mean
-        self._mean += step / len(self._ticks)
+        self._mean += step / len(ticks)
         self._squares += step * (odds - self._mean)
+        self.forget_before(ticks[-1][0] - limits.window)
         self._since_rebuild += 1
         if self._since_rebuild >= limits.most_samples:
             self._rebuild()
@@ -211,6 +217,10 @@ class Volatility:
 
     def __len__(self) -> int:
         return len(self._windows)
+
+    def renew_lock(self) -> None:
+        """Give a forked child a lock of its own: a thread of the parent may have held this one."""
+        self._lock = threading.Lock()
 
     def tick(self, market_key: str, odds: float, instant: float) -> None:
         """Take in a tick at ``instant`` (epoch seconds)."""

@@ -36,7 +36,8 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
     ("name", "value", "allowed"),
     [
         ("DEFAULT_TTL", "-5", "greater than 0"),
-        ("DEFAULT_TTL", "soon", "float"),
+        ("DEFAULT_TTL", "soon", "a number"),
+        ("MEMORY_ENTRIES", "1.5", "a whole number"),
         ("JITTER", "1.5", r"\[0, 1\)"),
         ("REDIS_URL", "http://localhost", "redis://"),
         ("VIX_WARNING_Z", "3", "vix_panic_z"),

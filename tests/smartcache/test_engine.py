@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import Model, VirtualClock, eventually
 from smartcache import (
     CacheConfig,
     CacheStrategy,
+    ComputeCancelledError,
     ComputeTimeoutError,
     EventType,
     ReentrantComputeError,
@@ -352,6 +354,13 @@ async def test_a_compute_may_ask_for_other_keys(cache: SmartCacheEnhanced, model
         ({"current_odds": {"k": -2.0}}, "'k'.*-2.0"),
         ({"current_odds": {"k": float("nan")}}, "nan"),
         ({"current_odds": {"k": 1}}, "above 1"),
+        ({"current_odds": {"k": 10**400}}, "above 1"),
+        ({"current_odds": [2.0]}, r"\[2\.0\]"),
+        ({"match_id": ["7"]}, r"match_id.*\['7'\]"),
+        ({"match_id": "\ud800"}, "match_id"),
+        ({"market": 5}, "market.*5"),
+        ({"competition": ["en.1"]}, "competition"),
+        ({"lineup_confirmed": "no"}, "'no'"),
     ],
 )
 async def test_a_context_that_cannot_be_used_is_named_and_not_counted(
@@ -449,3 +458,123 @@ def test_a_loop_that_ends_in_mid_compute_leaves_no_one_waiting(cache: SmartCache
     asyncio.run(give_up())
     model.gate = None
     assert asyncio.run(cache.get_or_load(KEY, model)) == {"run": 2}
+
+
+async def test_a_delete_takes_the_held_value_from_those_who_wait_for_the_next_compute(
+    cache: SmartCacheEnhanced, model: Model
+) -> None:
+    await cache.get_or_load(KEY, model)
+    model.gate = asyncio.Event()
+    forced = asyncio.create_task(cache.get_or_load(KEY, model, force_refresh=True))
+    await asyncio.sleep(0.01)
+    await cache.expire(KEY)  # who comes now waits for the compute after that one
+    waiting = asyncio.create_task(cache.get_or_load(KEY, model))
+    await asyncio.sleep(0.01)
+    await cache.delete(KEY)
+    model.error = RuntimeError("model is down")
+    model.gate.set()
+    assert isinstance((await asyncio.gather(forced, waiting, return_exceptions=True))[1], RuntimeError)
+
+
+async def test_what_is_closed_before_it_began_is_given_back(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model
+) -> None:
+    await cache.get_or_load(KEY, model)
+    clock.advance(400)
+    for _ in range(cache.config.refreshes_at_once):
+        await cache.get_or_load(KEY, model)
+        await cache.close()
+    started = asyncio.create_task(cache.get_or_load("other", model))
+    await asyncio.sleep(0)
+    await cache.close()
+    with pytest.raises(ComputeCancelledError):
+        await started
+    assert await cache.get_or_load("other", model) == {"run": model.runs}
+    await cache.get_or_load(KEY, model)
+    await eventually(lambda: cache.metrics.get_stats()["swr_background_success"] == 1)
+
+
+async def test_a_hot_stale_key_takes_one_refresh_and_leaves_room_for_others(
+    cache: SmartCacheEnhanced, clock: VirtualClock
+) -> None:
+    hot, other = Model(), Model()
+    await cache.get_or_load("hot", hot)
+    await cache.get_or_load("other", other)
+    clock.advance(400)
+    await asyncio.gather(*(cache.get_or_load("hot", hot) for _ in range(1000)), cache.get_or_load("other", other))
+    await eventually(lambda: (hot.runs, other.runs) == (2, 2))
+    assert cache.metrics.snapshot().samples["smartcache_swr_refreshes_skipped_total"][()] == 0
+
+
+async def test_a_caller_in_a_hurry_does_not_take_the_compute_from_the_others(
+    cache: SmartCacheEnhanced, model: Model
+) -> None:
+    model.gate = asyncio.Event()
+    hurried = asyncio.create_task(cache.get_or_load(KEY, model, hard_timeout=0.02))
+    patient = asyncio.create_task(cache.get_or_load(KEY, model))
+    with pytest.raises(ComputeTimeoutError):
+        await hurried
+    model.gate.set()
+    assert await patient == {"run": 1}
+
+
+async def test_a_compute_cancelled_from_within_is_a_failure_like_others(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model
+) -> None:
+    await cache.get_or_load(KEY, model)
+
+    async def give_up() -> Any:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ComputeCancelledError, match="from within"):
+        await cache.get_or_load("other", give_up)
+    clock.advance(400)
+    for _ in range(3):
+        assert await cache.get_or_load(KEY, give_up) == {"run": 1}
+        await asyncio.sleep(0)
+    await eventually(lambda: cache.metrics.get_stats()["swr_background_error"] == 1)
+
+
+async def test_what_a_compute_leaves_behind_may_ask_for_its_key(cache: SmartCacheEnhanced, model: Model) -> None:
+    left: list[asyncio.Task[Any]] = []
+
+    async def compute() -> int:
+        left.append(asyncio.create_task(later()))
+        return 1
+
+    async def later() -> Any:
+        await asyncio.sleep(0.02)
+        await cache.delete(KEY)
+        return await cache.get_or_load(KEY, model)
+
+    await cache.get_or_load(KEY, compute)
+    assert await left[0] == {"run": 1}
+
+
+async def test_the_governor_calms_down_without_evaluations(clock: VirtualClock, model: Model) -> None:
+    cache = SmartCacheEnhanced(CacheConfig(governor_evaluations=20), clock=clock, rng=lambda: 0.0)
+    for _ in range(40):
+        cache.governor.record(True, clock.monotonic())
+    assert (await cache.get_with_intelligence(KEY, model)).ttl == 60
+    modes = cache.metrics.snapshot().samples["smartcache_governor_mode"]
+    assert modes[("circuit_open",)] == 1
+    clock.advance(6 * 3600)
+    assert (await cache.get_with_intelligence(KEY, model)).ttl == 300
+    assert cache.metrics.snapshot().samples["smartcache_governor_mode"][("normal",)] == 1
+
+
+async def test_a_failure_shared_by_many_keeps_its_traceback_short(cache: SmartCacheEnhanced, model: Model) -> None:
+    model.error = RuntimeError("model is down")
+    results = await asyncio.gather(*(cache.get_or_load(KEY, model) for _ in range(200)), return_exceptions=True)
+    assert isinstance(results[-1], RuntimeError)
+    assert len(traceback.extract_tb(results[-1].__traceback__)) < 30
+
+
+async def test_a_value_served_on_error_promises_nothing_more(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model
+) -> None:
+    await cache.get_or_load(KEY, model)
+    clock.advance(700)
+    model.error = RuntimeError("model is down")
+    result = await cache.get_with_intelligence(KEY, model)
+    assert (result.expires_in, result.stale_for, result.outcome) == (-400, 0, "error_memory")

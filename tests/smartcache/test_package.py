@@ -108,3 +108,28 @@ assert smart_cache_enhanced.metrics.get_stats()["total_requests"] == 8
 """
     done = run(program)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_lock_held_at_a_fork_does_not_hang_the_child() -> None:
+    program = """
+import os, signal
+from smartcache import CacheConfig, SmartCacheEnhanced
+cache = SmartCacheEnhanced(CacheConfig())
+cache.volatility._lock.acquire()  # as a thread that takes in a tick
+child = os.fork()
+if child == 0:
+    signal.alarm(5)
+    cache.update_vix_snapshot("7:btts:yes:", 2.0)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_address_that_cannot_be_used_is_named_at_the_start() -> None:
+    for address in ("redis://127.0.0.1:abc/0", "redis://127.0.0.1/?no_such_option=1"):
+        done = run(
+            "from smartcache import smart_cache_enhanced; smart_cache_enhanced.health()", SMARTCACHE_REDIS_URL=address
+        )
+        assert f"SMARTCACHE_REDIS_URL is '{address}'" in done.stderr

@@ -150,6 +150,102 @@ async def test_a_delete_during_a_compute_is_not_overwritten(make_cache: Any, mod
     assert await other.get_or_load("plain", model) == {"run": 2}
 
 
+@pytest.mark.parametrize("verb", ["delete", "expire"])
+async def test_a_read_that_overlaps_a_change_does_not_undo_it(make_cache: Any, model: Model, verb: str) -> None:
+    cache = make_cache()
+    await ready(cache)
+    await cache.get_or_load("key", model)
+    send = cache._store.change
+
+    async def late(*what: Any) -> Any:
+        await asyncio.sleep(0.05)
+        return await send(*what)
+
+    cache._store.change = late
+    change = asyncio.create_task(getattr(cache, verb)("key"))
+    await asyncio.sleep(0.01)
+    await cache.get_or_load("key", model)  # reads the old value back while the change is on its way
+    await change
+    assert await cache.get_or_load("key", model) == {"run": 2}
+
+
+async def test_a_late_answer_does_not_put_an_older_value_over_a_newer_one(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    await one.get_or_load("key", model)
+    read = other._store.read
+
+    async def late(*what: Any) -> Any:
+        answer = await read(*what)
+        await asyncio.sleep(0.1)
+        return answer
+
+    other._store.read = late
+    reading = asyncio.create_task(other.get_or_load("key", model))
+    await asyncio.sleep(0.03)
+    assert await other.get_or_load("key", model, force_refresh=True) == {"run": 2}
+    await reading
+    assert await other.get_or_load("key", model) == {"run": 2}
+
+
+async def test_a_forced_request_is_not_given_what_was_stored_before_it(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    model.gate = asyncio.Event()
+    first = asyncio.create_task(one.get_or_load("key", model))
+    await eventually(lambda: model.runs == 1)
+    await one.expire("key")
+    plain = asyncio.create_task(one.get_or_load("key", model))
+    elsewhere = Model()
+    await other.get_or_load("key", elsewhere)
+    forced = asyncio.create_task(one.get_or_load("key", model, force_refresh=True))
+    await asyncio.sleep(0.02)
+    model.gate.set()
+    assert [await task for task in (first, plain, forced)] == [{"run": 1}, {"run": 2}, {"run": 2}]
+
+
+async def test_a_thousand_cold_keys_at_once_all_reach_a_healthy_store(make_cache: Any, raw: redis.Redis) -> None:
+    cache = make_cache(store_timeout=2.0)
+    models = [Model() for _ in range(1000)]
+    await asyncio.gather(*(cache.get_or_load(f"cold:{number}", each) for number, each in enumerate(models)))
+    assert cache.metrics.get_stats()["cache_errors"] == 0
+    assert sum(raw.exists(f"cold:{number}") for number in range(1000)) == 1000
+
+
+async def test_memory_is_not_kept_while_nobody_listens(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    await one.get_with_intelligence(KEY, model, context())
+    await one.close()
+    await other.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    assert (await one.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+
+
+async def test_what_stands_in_the_way_of_an_invalidation_is_replaced(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    for name in ("smartcache:index:{m_7}", "smartcache:version:{m_7}:btts"):
+        raw.delete(name)
+        raw.lpush(name, "wrong type")
+    raw.set("smartcache:version:all", "no number")
+    assert (await one.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"]
+    assert await one.invalidate_all() == 0
+    assert one.health()["queued_invalidations"] == 0
+    await one.get_with_intelligence(KEY, model, context())
+    assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 1}
+
+
+async def test_a_version_that_is_no_text_makes_a_miss_and_hangs_nobody(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    await make_cache().get_with_intelligence(KEY, model, context())
+    raw.set("smartcache:version:all", b"\xff\xfe")
+    async with asyncio.timeout(5):
+        assert (await make_cache().get_with_intelligence(KEY, model, context())).value == {"run": 2}
+
+
 async def test_an_entry_asked_for_without_its_match_is_still_retired_with_it(make_cache: Any, model: Model) -> None:
     one, other = make_cache(), make_cache()
     await ready(one, other)

@@ -123,6 +123,16 @@ def test_too_few_samples_and_old_samples_are_not_judged() -> None:
     assert volatility.judge(KEY, 9.0, 1803).z is None
 
 
+def test_a_late_tick_takes_its_place_in_time_and_one_too_old_is_left_out() -> None:
+    volatility = Volatility(LIMITS, 10)
+    for second, price in [(4000.0, 2.0), (4002.0, 2.02), (4001.0, 1.98), (4003.0, 2.0), (100.0, 5.0)]:
+        volatility.tick(KEY, price, second)
+    assert volatility.last(KEY) == (4003.0, 2.0)
+    judged = volatility.judge(KEY, None, 4003.0)
+    assert (judged.status, judged.samples) == (NORMAL, 3)
+    assert judged.mean == pytest.approx(2.0)
+
+
 def test_the_newest_tick_can_be_read() -> None:
     volatility = Volatility(LIMITS, 10)
     assert volatility.last(KEY) is None
