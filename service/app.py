@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.answers import RequestError
 from service.clock import ReplayClock
 from service.fixtures import COMPETITIONS
+from service.model_watch import ModelError
 from service.parts import Parts, assemble, running
-from service.predictor import ModelError
 from service.routes import CODES, PATHS, routes
 from service.settings import Settings, read_settings
 from smartcache import CacheConfig, CacheMetrics, ComputeTimeoutError, SmartCacheEnhanced
@@ -29,6 +30,7 @@ __all__ = ["CountAnswers", "build", "create"]
 
 def create() -> ASGIApp:
     """The application of one worker; ``python -m service`` hands it what it needs through the environment."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     at, origin = os.environ["SERVICE_CLOCK"].split()
     return build(
         read_settings(os.environ),

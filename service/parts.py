@@ -21,6 +21,7 @@ from service.clock import ReplayClock
 from service.feed import Progress, feed_odds
 from service.fixtures import Fixtures, load_fixtures
 from service.model import Model, fit
+from service.model_watch import ModelWatch
 from service.predictor import Predictor
 from service.settings import Settings
 from smartcache import CacheMetrics, SmartCacheEnhanced
@@ -42,6 +43,7 @@ class Parts:
     fixtures: Fixtures
     book: PriceBook
     board: Board
+    watch: ModelWatch
     predictor: Predictor
     cache: SmartCacheEnhanced
     metrics: CacheMetrics
@@ -54,9 +56,9 @@ def assemble(
     """Load the fixtures and fit the model on what was known at the clock's first moment."""
     fixtures, model = load_fixtures(), _fitted(settings.at)
     book = PriceBook(fixtures, model, clock, cache.volatility.last)
-    board = Board(folder, clock)
-    predictor = Predictor(model, book, board, clock, settings.extra_latency, random.random)
-    return Parts(settings, folder, clock, fixtures, book, board, predictor, cache, metrics)
+    board, watch = Board(folder, clock), ModelWatch(clock)
+    predictor = Predictor(model, book, board, watch, clock, settings.extra_latency, random.random)
+    return Parts(settings, folder, clock, fixtures, book, board, watch, predictor, cache, metrics)
 
 
 @cache
@@ -84,6 +86,7 @@ async def running(parts: Parts, parent: int | None) -> AsyncIterator[None]:
         yield
     finally:
         parts.phase = "stopping"
+        parts.watch.stopping = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -11,13 +11,10 @@ from service.clock import ReplayClock
 from service.fixtures import Match
 from service.markets import Body, body
 from service.model import Model
+from service.model_watch import ModelError, ModelWatch
 from service.odds import ODDS_SOURCE
 
-__all__ = ["ModelError", "Predictor"]
-
-
-class ModelError(Exception):
-    """The model failed to give a prediction."""
+__all__ = ["Predictor"]
 
 
 class Predictor:
@@ -27,6 +24,7 @@ class Predictor:
         model: the fitted goal rates.
         book: current odds.
         board: the faults ordered, if any.
+        watch: told how each compute ends.
         clock: where now comes from.
         extra_latency: seconds that every compute waits.
         rng: a source of draws from [0, 1), for faults.
@@ -37,6 +35,7 @@ class Predictor:
         model: Model,
         book: PriceBook,
         board: Board,
+        watch: ModelWatch,
         clock: ReplayClock,
         extra_latency: float,
         rng: Callable[[], float],
@@ -44,6 +43,7 @@ class Predictor:
         self._model = model
         self._book = book
         self._board = board
+        self._watch = watch
         self._clock = clock
         self._extra_latency = extra_latency
         self._rng = rng
@@ -55,6 +55,10 @@ class Predictor:
             ModelError: a fault that was ordered.
             KeyError: an unknown market.
         """
+        with self._watch.over(f"{market} of {match.match_id}"):
+            return await self._predicted(match, market)
+
+    async def _predicted(self, match: Match, market: str) -> Body:
         fault = self._board.fault()
         await asyncio.sleep(self._extra_latency + (fault.extra_latency if fault else 0.0))
         if fault and self._rng() < fault.compute_error_ratio:

@@ -193,6 +193,8 @@ class Endpoints:
         """``GET /readyz``: whether predictions can be served, and what is not as it should be."""
         health = self._parts.cache.health()
         reasons = _reasons(health)
+        if self._parts.watch.failing:
+            reasons.append("the model fails; the log says why")
         body = {
             "status": self._parts.phase,
             "degraded": bool(reasons),

@@ -461,3 +461,19 @@ async def test_the_extra_latency_is_stated(serve: Serve) -> None:
         assert served.parts.metrics.snapshot().samples["smartcache_model_extra_latency_seconds"][()] == 0.04
         await status_of(served, "btts")
         assert served.parts.metrics.get_stats()["max_latency_ms"] >= 40
+
+
+async def test_a_failure_hidden_by_a_held_value_is_logged_and_degrades_readiness(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    await status_of(served, "penalty")
+    served.clock.ahead = 905.0
+    await served.client.post("/v1/faults", json={"compute_error_ratio": 1, "seconds": 60})
+    assert (await status_of(served, "penalty")).startswith("hit; ttl=-")
+    await eventually(lambda: served.parts.watch.failing)
+    assert f"computing penalty of {MATCH} failed" in caplog.text
+    ready = await served.client.get("/readyz")
+    assert (ready.status_code, ready.json()["degraded"]) == (200, True)
+    assert "the model fails; the log says why" in ready.json()["reasons"]
+    served.clock.ahead += 60.0 + LOOK_EVERY
+    assert (await served.client.get("/readyz")).json()["degraded"] is False
