@@ -1,0 +1,50 @@
+"""What a type checker tells the users of the public API; mypy checks it, nothing runs it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, assert_type
+
+from smartcache import CacheResult, CacheStrategy, ResultMetadata, SmartCacheEnhanced, key_factory, smart_cache_enhanced
+
+
+async def predict() -> dict[str, float]:
+    return {"yes": 0.6}
+
+
+async def use(cache: SmartCacheEnhanced, kickoff: datetime) -> None:
+    result = await cache.get_with_intelligence(
+        cache_key=key_factory.prediction("7", "btts"),
+        compute_fn=predict,
+        match_context={"match_id": "7", "kickoff_time": kickoff, "current_odds": {"7:btts:yes:": 1.9}},
+    )
+    assert_type(result, CacheResult[dict[str, float]])
+    assert_type(result.value, dict[str, float])
+    assert_type(result["value"], dict[str, float])
+    assert_type(result["metadata"], ResultMetadata)
+    assert_type(result.metadata.strategy, CacheStrategy)
+    assert_type(result.zone, str | None)
+    assert_type(await cache.get_or_load("key", predict, ttl=5), dict[str, float])
+
+    answer = await cache.invalidate_by_event(event_type="weather_rain", match_key="match:7")
+    assert_type(answer["invalidated_count"], int)
+    assert_type(answer["acknowledged"], bool)
+    assert_type(cache.golden_hour.calculate_ttl(kickoff_time=kickoff)["ttl"], int)
+
+    @cache.cached(key=lambda number: f"square:{number}")
+    async def square(number: int) -> int:
+        return number * number
+
+    assert_type(await square(3), int)
+
+
+async def misuse(cache: SmartCacheEnhanced) -> Any:
+    cache.get_with_inteligence("key", predict)  # type: ignore[attr-defined]
+    result = await cache.get_with_intelligence("key", predict)
+    result.typo  # type: ignore[attr-defined]  # noqa: B018
+    await smart_cache_enhanced.get_with_intelligence(
+        "key",
+        predict,
+        {"kick_off": None},  # type: ignore[arg-type]
+    )
+    await cache.get_or_load("key", lambda: 1)  # type: ignore[arg-type, return-value]
