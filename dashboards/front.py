@@ -6,7 +6,7 @@ from typing import Final
 
 from grafanalib.core import Panel
 
-from alerts.bounds import BUS_LAG_SECONDS
+from alerts.bounds import BUS_LAG_SECONDS, COMPUTE_ERROR_RATIO
 from alerts.links import OVERVIEW
 from dashboards import promql, tone
 from dashboards.entries import BREAKER, GOVERNOR
@@ -28,6 +28,8 @@ __all__ = ["FIRING", "front"]
 #: Alerts that somebody should read; severity none is the watchdog's.
 FIRING: Final = 'ALERTS{alertstate="firing",severity!="none"}'
 
+#: Of tiles whose words are short, so that the states fit in one row.
+_NARROW: Final = (2, 4)
 #: The worst first.
 _SEVERITIES: Final = (State(3, "critical", tone.BAD), State(2, "warning", tone.WARN), State(1, "info", tone.NEUTRAL))
 
@@ -86,6 +88,7 @@ def _kept(
 
 
 def _states() -> list[Panel]:
+    computes = "smartcache_computes_total"
     return [
         tile(
             "Alerts firing",
@@ -94,6 +97,7 @@ def _states() -> list[Panel]:
             Target(
                 'count(ALERTS{alertstate="firing",severity=~"critical|warning"}) or vector(0)', "Alerts", instant=True
             ),
+            size=_NARROW,
             steps=tone.above(bad=0),
             states=(State(0, "none", tone.GOOD),),
         ),
@@ -103,6 +107,7 @@ def _states() -> list[Panel]:
             "job is left out.",
             "none",
             Target('count(up{job!="locust"} == 0) or vector(0)', "Down", instant=True),
+            size=_NARROW,
             steps=tone.above(bad=0),
             states=(State(0, "none", tone.GOOD),),
             link=_to("Scrape targets"),
@@ -116,6 +121,17 @@ def _states() -> list[Panel]:
             decimals=0,
             no_value="no exporter",
             link=_to("Processes by state"),
+        ),
+        tile(
+            "Computes failing",
+            f"Computes of the last {promql.RECENT} that failed or timed out, of all; red above "
+            f"{COMPUTE_ERROR_RATIO:.0%}. Values held hide it from clients for a while.",
+            "percentunit",
+            Target(promql.share(computes, 'outcome=~"error|timeout"', by=""), "Computes failing", instant=True),
+            steps=tone.above(bad=COMPUTE_ERROR_RATIO),
+            decimals=1,
+            no_value=tone.NOT_SEEN,
+            link=_to("Computes by outcome"),
         ),
         tile(
             "Governor",
@@ -133,7 +149,7 @@ def _states() -> list[Panel]:
             "none",
             Target(promql.worst("smartcache_store_breaker_state", "state"), "Breaker", instant=True),
             states=BREAKER,
-            no_value="no store",
+            no_value=tone.NOT_SEEN,
             link=_to("Store breaker"),
         ),
         tile(
@@ -141,6 +157,7 @@ def _states() -> list[Panel]:
             "Whether Valkey answers its own exporter.",
             "none",
             Target('min(redis_up{job="valkey"})', "Valkey", instant=True),
+            size=_NARROW,
             states=(State(0, "down", tone.BAD), State(1, "up", tone.GOOD)),
             no_value="not watched",
             link=_to("Valkey memory"),
@@ -151,7 +168,7 @@ def _states() -> list[Panel]:
             "s",
             Target(promql.gauge("smartcache_bus_lag_seconds"), "Silence", instant=True),
             steps=tone.above(bad=BUS_LAG_SECONDS),
-            no_value="no bus",
+            no_value=tone.NOT_SEEN,
             link=_to("Bus lag"),
         ),
         tile(
@@ -171,7 +188,8 @@ def _firing() -> Panel:
     }
     return table(
         "Firing alerts",
-        "What Prometheus fires now, and for how long each has held. The name leads to its runbook.",
+        "What Prometheus fires now, and how long ago each was first seen, the wait before it fired included. The name "
+        "leads to its runbook.",
         Target(f"(time() - ALERTS_FOR_STATE) and ignoring (alertstate) {FIRING}", "", instant=True, format="table"),
         columns=(
             ("severity", "Severity", {
@@ -182,7 +200,7 @@ def _firing() -> Panel:
             ("alertname", "Alert", {
                 "links": [{"title": "Runbook", "url": "${runbooks}/${__value.raw}", "targetBlank": True}],
             }),
-            ("Value", "For", {"custom.width": 110, "unit": "s", "decimals": 0}),
+            ("Value", "Since first seen", {"custom.width": 140, "unit": "s", "decimals": 0}),
         ),
         sort="Severity",
         size=(8, 7),

@@ -186,7 +186,7 @@ def bus() -> list[Panel]:
             [Target(promql.gauge("smartcache_bus_lag_seconds"), "Longest silence", tone.NEUTRAL)],
             steps=[{"color": "transparent", "value": None}, {"color": tone.BAD, "value": BUS_LAG_SECONDS}],
             ceiling=BUS_LAG_SECONDS * 1.2,
-            no_value="no bus",
+            no_value="no bus seen",
         ),
         graph(
             "Bus messages",
@@ -194,13 +194,13 @@ def bus() -> list[Panel]:
             "ops",
             [Target(promql.rate("smartcache_bus_messages_total", by="kind"), "{{kind}}")],
             names=named("smartcache_bus_messages_total", "kind"),
-            no_value="no bus",
+            no_value="no bus seen",
         ),
         bars(
             "Bus gaps",
             FAMILY["smartcache_bus_gaps_total"].help,
             [Target(promql.count("smartcache_bus_gaps_total"), "Gaps", tone.BAD)],
-            no_value="no bus",
+            no_value="no bus seen",
         ),
     ]
 

@@ -7,7 +7,20 @@ from typing import Final
 
 from smartcache.objectives import Objective
 
-__all__ = ["BAD", "GOOD", "NEUTRAL", "NO_DATA", "NO_TRAFFIC", "PLAIN", "SHADES", "TONES", "WARN", "above", "steps"]
+__all__ = [
+    "BAD",
+    "GOOD",
+    "NEUTRAL",
+    "NOT_SEEN",
+    "NO_DATA",
+    "NO_TRAFFIC",
+    "PLAIN",
+    "SHADES",
+    "TONES",
+    "WARN",
+    "above",
+    "steps",
+]
 
 GOOD: Final = "green"
 WARN: Final = "orange"
@@ -25,6 +38,8 @@ TONES: Final[Mapping[str, str]] = {"good": GOOD, "warn": WARN, "bad": BAD, "neut
 
 NO_TRAFFIC: Final = "no traffic seen"
 NO_DATA: Final = "no data"
+#: Of parts that may be absent or merely unwatched: the page cannot tell.
+NOT_SEEN: Final = "not seen"
 
 Step = Mapping[str, str | float | None]
 #: Thresholds of what has none.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alerts.bounds import BUS_LAG_SECONDS
+from alerts.bounds import BUS_LAG_SECONDS, COMPUTE_ERROR_RATIO
 from alerts.links import OVERVIEW
 from dashboards import classic, sections
 from dashboards.front import front
@@ -144,6 +144,14 @@ def test_the_bus_tile_turns_red_where_memory_is_no_longer_trusted() -> None:
     (tile,) = [panel for panel in PANELS if panel["title"] == "Bus silence"]
     assert colour_at(tile, BUS_LAG_SECONDS) == "green"
     assert colour_at(tile, BUS_LAG_SECONDS + 0.01) == "red"
+
+
+def test_a_failing_model_shows_on_the_first_screen() -> None:
+    (tile,) = [panel for panel in list(SECTIONS.values())[1] if panel["title"] == "Computes failing"]
+    assert colour_at(tile, COMPUTE_ERROR_RATIO) == "green"
+    assert colour_at(tile, COMPUTE_ERROR_RATIO + 0.001) == "red"
+    failed, _ = queries([tile])
+    assert ("outcome", "=~", "error|timeout") in failed.matchers
 
 
 def test_states_are_words() -> None:
