@@ -102,6 +102,8 @@ PARTS: Final[tuple[Part, ...]] = (
         (
             "{redis_exporter}", "--redis.addr=redis://127.0.0.1:{valkey_port}",
             "--web.listen-address=127.0.0.1:{redis_exporter_port}",
+            # A store that hangs must be seen as down before Prometheus gives up on the scrape, after 4 s.
+            "--connection-timeout=2s",
         ),
         health="/health",
         tool="redis_exporter",

@@ -117,6 +117,12 @@ def test_valkey_runs_as_in_the_native_stack() -> None:
     assert container[container.index("--save") :] == [*native[native.index("--save") :]]
 
 
+def test_redis_exporter_gives_up_on_a_store_as_in_the_native_stack() -> None:
+    native = next(part for part in PARTS if part.name == "redis_exporter").command
+    timeout = SERVICES["redis_exporter"]["environment"]["REDIS_EXPORTER_CONNECTION_TIMEOUT"]
+    assert f"--connection-timeout={timeout}" in native
+
+
 def test_prometheus_and_alertmanager_run_as_in_the_native_stack() -> None:
     for name in ("prometheus", "alertmanager"):
         native = {flag for flag in next(part for part in PARTS if part.name == name).command if "{" not in flag}

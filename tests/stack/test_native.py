@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -152,6 +154,16 @@ def test_an_absent_optional_part_says_how_to_get_it(make: Make, monkeypatch: pyt
     absent = stack.status()[1]
     assert (absent.name, absent.address, absent.ready) == ("grafana", "", False)
     assert absent.said.startswith("absent: put Grafana's bin folder on the PATH")
+
+
+def test_a_store_that_hangs_is_down_to_prometheus(make: Make) -> None:
+    """redis_exporter itself would wait 15 s, longer than a scrape may take."""
+    settings = free_ports()
+    part = replace(next(part for part in PARTS if part.name == "redis_exporter"), needs=())
+    with socket.create_server(("127.0.0.1", int(settings["VALKEY_PORT"]))):  # connects, and never answers
+        make(part, **settings).up()
+        page = httpx.get(f"http://127.0.0.1:{settings['REDIS_EXPORTER_PORT']}/metrics", timeout=10).text
+    assert "\nredis_up 0\n" in page
 
 
 def test_grafana_runs_when_its_program_is_here(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
