@@ -21,8 +21,12 @@ from stack.tools import ROOT, TOOLS, ToolMissingError, find_tool
 def up(settings: Settings) -> int:
     """Start the whole stack in the background and print each part's address and health."""
     stack = _choose(settings)
-    done = "started" if stack.up() else "already running"
-    print(f"stack: {done}, in {'Docker' if isinstance(stack, DockerStack) else 'native'} mode")
+    done = stack.up()
+    for name, what in done.items():
+        if what != "started":  # of a stack that is new, the table says enough
+            print(f"{name}: {what}")
+    mode = "Docker" if isinstance(stack, DockerStack) else "native"
+    print(f"stack: {'started' if done else 'already running'}, in {mode} mode")
     standings = stack.status()
     print(table(standings))
     if isinstance(stack, NativeStack):
@@ -59,7 +63,9 @@ def demo(settings: Settings) -> int:
     environment = {**settings.environment, "SERVICE_FAULTS": "on"}
     up(Settings.read(environment))
     sys.stdout.flush()
-    return subprocess.run([sys.executable, "-m", "loadtest.evening"], cwd=ROOT, env=environment, check=False).returncode
+    played = subprocess.run([sys.executable, "-m", "loadtest.evening"], cwd=ROOT, env=environment, check=False)
+    print("stack: POST /v1/faults stays open until the next `make up`, which restarts the service, or `make down`")
+    return played.returncode
 
 
 def tools(_: Settings) -> int:

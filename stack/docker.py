@@ -67,8 +67,8 @@ class DockerStack:
                 lines = done.stderr.strip().splitlines() or ["no reason given"]
                 raise DockerMissingError(f"the image {image} is not here and cannot be had: {lines[-1]}")
 
-    def up(self) -> bool:
-        """Start what is not running and wait until all is healthy; False when all of it was running already.
+    def up(self) -> dict[str, str]:
+        """Start what is not running and wait until all is healthy; what was done to each part, and why.
 
         Whatever goes wrong, a stack that this call started from nothing is taken down again.
         """
@@ -85,7 +85,14 @@ class DockerStack:
             if not before:
                 self.down()
             raise
-        return {container.id for container in before} != {container.id for container in self._containers()}
+        known = {container.id for container in before}
+        restarted = {container.service: "restarted, its image or a setting of it changed" for container in before}
+        otherwise = "started, it was not running" if before else "started"
+        return {
+            container.service: restarted.get(container.service, otherwise)
+            for container in self._containers()
+            if container.id not in known
+        }
 
     def down(self) -> list[str]:
         """Stop and remove every container, keeping the volumes; the names of the parts that were running."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -29,6 +30,9 @@ __all__ = ["NativeStack"]
 #: Seconds a part has to become ready.
 START_WITHIN: Final = 60.0
 
+#: Names of variables whose values are shown to nobody. A URL may hold a password.
+_SECRET: Final = re.compile("PASS|SECRET|TOKEN|KEY|URL|DSN")
+
 
 class NativeStack:
     """The native stack of one folder."""
@@ -42,8 +46,8 @@ class NativeStack:
 
     # Starting -----------------------------------------------------------------------------------------------------
 
-    def up(self) -> bool:
-        """Start what is not running as the settings say; False when all of it was running already.
+    def up(self) -> dict[str, str]:
+        """Start what is not running as the settings say; what was done to each part, and why.
 
         Whatever goes wrong, every part started by this call is stopped again, and StackError tells what it was.
         """
@@ -57,18 +61,19 @@ class NativeStack:
             kept = {
                 name: part
                 for name, part in running.items()
-                if name in plans and part.fingerprint == plans[name].fingerprint and part.intact()
+                if name in plans and part.fingerprints == plans[name].fingerprints and part.intact()
             }
+            done = _tell(plans, running, kept)
             stale = [part for name, part in running.items() if name not in kept]
             missing = [part for part in present if part.name not in kept]
-            if not missing and not stale:
-                return False
+            if not done:
+                return done
             own = {part.port for part in stale}
             check_ports({part.name: part.port for part in missing}, self._settings.ports, own)
             self._stop(stale)
             configuration.write(files, self._directory / "configuration")
             self._start(missing, plans, kept)
-            return True
+            return done
 
     def _start(self, parts: Sequence[Part], plans: Mapping[str, _Plan], kept: Mapping[str, Running]) -> None:
         processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -85,7 +90,7 @@ class NativeStack:
                     process.pid,
                     started_at(process.pid) or "",
                     self._settings.ports[part.port],
-                    plans[part.name].fingerprint,
+                    plans[part.name].fingerprints,
                 )
                 self._register.write(running.values())
             for name, process in processes.items():
@@ -211,9 +216,8 @@ class NativeStack:
             for name, text in self._settings.environment.items()
             if name.startswith(part.settings) and name not in self._settings.ports
         }
-        content = [command, inherited | environment, [files[name] for name in part.configuration]]
-        fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return _Plan(command, environment, fingerprint)
+        content = {"its command": json.dumps(command), **inherited, **environment}
+        return _Plan(command, environment, content | {name: files[name] for name in part.configuration})
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -226,11 +230,52 @@ class NativeStack:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How a part is to run; the fingerprint changes with anything that it depends on."""
+    """How a part is to run.
+
+    Attributes:
+        command: program and arguments.
+        environment: variables set for it.
+        content: by name all that it depends on: its command, the variables it reads, its files.
+    """
 
     command: list[str]
     environment: dict[str, str]
-    fingerprint: str
+    content: dict[str, str]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What tells each thing it depends on from another, without holding it."""
+        return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in self.content.items()}
+
+    def differences(self, before: Mapping[str, str]) -> str:
+        """What is no longer as the fingerprints ``before`` tell; no value of what may be a secret."""
+        after = self.fingerprints
+        return " and ".join(
+            self._difference(name, name in before)
+            for name in sorted({*before} | {*after})
+            if before.get(name) != after.get(name)
+        )
+
+    def _difference(self, name: str, known: bool) -> str:
+        if name not in self.content:
+            return f"{name} is no longer set"
+        if not name.isupper() or _SECRET.search(name):
+            return f"{name} changed" if known else f"{name} is new"
+        return f"{name} is now {self.content[name]!r}"
+
+
+def _tell(plans: Mapping[str, _Plan], running: Mapping[str, Running], kept: Mapping[str, Running]) -> dict[str, str]:
+    """What is to be done to each part that does not stay as it is, and why."""
+    done = {name: "stopped, its program is no longer here" for name in running if name not in plans}
+    for name, plan in plans.items():
+        if name in kept:
+            continue
+        if name in running:
+            reason = plan.differences(running[name].fingerprints) or "its first process had ended"
+            done[name] = f"restarted, {reason}"
+        else:
+            done[name] = "started, it was not running" if running else "started"
+    return done
 
 
 def _valkey() -> Path:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,14 +33,14 @@ class Running:
         pid: its first process, which leads its session.
         started: when that process started, as the kernel tells it.
         port: where it listens.
-        fingerprint: of the command, environment and configuration it was started with.
+        fingerprints: of its command and of each variable and file it was started with, by name.
     """
 
     name: str
     pid: int
     started: str
     port: int
-    fingerprint: str
+    fingerprints: Mapping[str, str]
 
     def processes(self) -> list[psutil.Process]:
         """Its processes that live, the first one first; empty when it is gone."""
@@ -83,6 +83,7 @@ class Register:
     def write(self, parts: Iterable[Running]) -> None:
         """Replace the record, whole or not at all."""
         scratch = self._path.with_suffix(".new")
+        scratch.touch(mode=0o600)  # only its owner may guess at values from their fingerprints
         scratch.write_text(json.dumps([asdict(part) for part in parts], indent=1), encoding="utf-8")
         scratch.replace(self._path)
 

@@ -114,8 +114,8 @@ def test_missing_images_are_pulled_and_ours_is_built_once(make: Make, tmp_path: 
 def test_up_waits_for_health_and_is_idempotent_and_down_removes_all(make: Make) -> None:
     stack = make()
     assert stack.down() == []
-    assert stack.up() is True
-    assert stack.up() is False
+    assert stack.up() == {part.name: "started" for part in PARTS}
+    assert stack.up() == {}
     assert [standing.name for standing in stack.status()] == [part.name for part in PARTS]
     assert stack.down() == [part.name for part in PARTS]
     assert {standing.said for standing in stack.status()} == {"not running"}

@@ -84,11 +84,11 @@ def test_a_second_up_changes_nothing(make: Make, tmp_path: Path) -> None:
 def test_up_restarts_what_changed_and_what_died_and_only_that(make: Make, tmp_path: Path) -> None:
     make(SERVICE, EXPORTER).up()
     before = recorded(tmp_path)
-    assert make(SERVICE, EXPORTER).up() is False
+    assert make(SERVICE, EXPORTER).up() == {}
 
     os.kill(before["exporter"].pid, signal.SIGKILL)
     psutil.wait_procs([psutil.Process(before["exporter"].pid)], timeout=10)
-    assert make(SERVICE, EXPORTER).up()
+    assert make(SERVICE, EXPORTER).up() == {"exporter": "started, it was not running"}
     repaired = recorded(tmp_path)
     assert repaired["service"] == before["service"]
     assert repaired["exporter"].pid != before["exporter"].pid
@@ -99,9 +99,24 @@ def test_up_restarts_what_changed_and_what_died_and_only_that(make: Make, tmp_pa
     assert recorded(tmp_path)["exporter"].pid == repaired["exporter"].pid
     assert not ask(before["service"].port, "/").ready
 
-    assert make(SERVICE, EXPORTER, SERVICE_PORT=moved, SERVICE_FAULTS="on").up()
+    told = make(SERVICE, EXPORTER, SERVICE_PORT=moved, SERVICE_FAULTS="on").up()
+    assert told == {"service": "restarted, SERVICE_FAULTS is now 'on'"}
     assert recorded(tmp_path)["service"].pid != repaired["service"].pid
     assert recorded(tmp_path)["exporter"].pid == repaired["exporter"].pid
+
+    assert make(SERVICE, SERVICE_PORT=moved).up() == {
+        "exporter": "stopped, its program is no longer here",
+        "service": "restarted, SERVICE_FAULTS is no longer set",
+    }
+
+
+def test_a_secret_that_changed_is_named_and_not_shown(make: Make, tmp_path: Path) -> None:
+    part = replace(SERVICE, settings=("SERVICE_", "GF_"))
+    make(part, GF_SECURITY_ADMIN_PASSWORD="tulip", SERVICE_AT="then").up()
+    assert "tulip" not in (tmp_path / "state.json").read_text()
+    assert (tmp_path / "state.json").stat().st_mode & 0o077 == 0
+    told = make(part, GF_SECURITY_ADMIN_PASSWORD="rose", SERVICE_AT="now").up()["service"]
+    assert told == "restarted, GF_SECURITY_ADMIN_PASSWORD changed and SERVICE_AT is now 'now'"
 
 
 def test_a_part_that_lost_its_first_process_is_started_anew(make: Make, tmp_path: Path) -> None:
@@ -113,7 +128,7 @@ def test_a_part_that_lost_its_first_process_is_started_anew(make: Make, tmp_path
     leader.kill()
     leader.wait()
     assert alive(worker)
-    assert make(part).up()
+    assert make(part).up() == {"service": "restarted, its first process had ended"}
     assert not alive(worker)
     assert recorded(tmp_path)["service"].pid != before.pid
 
@@ -197,7 +212,7 @@ def test_grafana_runs_when_its_program_is_here(make: Make, tmp_path: Path, monke
 def test_down_never_touches_a_stranger_who_got_the_process_id(make: Make, tmp_path: Path) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
-        entry = {"name": "service", "pid": stranger.pid, "started": "1", "port": 1, "fingerprint": ""}
+        entry = {"name": "service", "pid": stranger.pid, "started": "1", "port": 1, "fingerprints": {}}
         (tmp_path / "state.json").write_text(json.dumps([entry]))
         assert make(SERVICE).down() == []
         assert stranger.poll() is None
@@ -219,7 +234,7 @@ def test_workers_that_outlive_their_leader_and_those_that_do_not_listen_are_ende
     )
     assert leader.stdout is not None
     assert leader.stdout.readline() == b"up\n"
-    part = Running("service", leader.pid, started_at(leader.pid) or "", 1, "")
+    part = Running("service", leader.pid, started_at(leader.pid) or "", 1, {})
     assert len(part.processes()) == 2
     leader.kill()
     leader.wait()
