@@ -219,8 +219,8 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f"{_highest('redis_up')} == 0",
             "15s",
             "Valkey does not answer ({{ $labels.instance }})",
-            f"For {_GAUGE} the exporter at {{{{ $labels.instance }}}} has not reached Valkey. Each process serves from "
-            "its own memory, computes for itself, and queues its invalidations.",
+            f"No scrape of the last {_GAUGE} found that the exporter at {{{{ $labels.instance }}}} reaches Valkey. "
+            "Each process serves from its own memory, computes for itself, and queues its invalidations.",
         ),
         Alert(
             "SmartCacheValkeyUnwatched", "warning", "store",

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +49,7 @@ def create_app(inbox: Inbox, runbooks: Path) -> Starlette:
     """The receiver over an inbox and a folder of runbooks, one Markdown file for each alert."""
     # Raw HTML in Markdown stays text.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    known = frozenset(path.stem for path in runbooks.glob("*.md"))
 
     async def take(request: Request) -> Response:
         body = bytearray()
@@ -70,6 +71,7 @@ def create_app(inbox: Inbox, runbooks: Path) -> Starlette:
         return _page(
             "inbox.tmpl",
             entries=entries,
+            runbooks={entry.runbook_url: _nearest(entry.runbook_url, known) for entry in entries},
             firing=sum(entry.status == "firing" for entry in entries),
             silence=None if silence is None else int(silence.total_seconds()),
             alive=silence is not None and silence <= HEARTBEAT_LIMIT,
@@ -106,6 +108,12 @@ def create_app(inbox: Inbox, runbooks: Path) -> Starlette:
             Route("/runbooks/{name}", runbook),
         ]
     )
+
+
+def _nearest(address: str, known: Set[str]) -> str:
+    """Where a runbook is: here when this receiver has it, at whatever address it is reached."""
+    folder, _, name = address.rpartition("/")
+    return f"/runbooks/{name}" if folder.endswith("/runbooks") and name in known else address
 
 
 def _page(template: str, **values: object) -> Response:

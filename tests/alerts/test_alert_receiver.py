@@ -120,10 +120,19 @@ async def test_what_others_wrote_is_escaped_and_no_link_runs_code(client: httpx.
 async def test_an_alert_links_to_its_runbook_and_its_dashboard(client: httpx.AsyncClient) -> None:
     await client.post("/alerts", json=notification(alert("SmartCacheValkeyDown"), receiver="ticket"))
     page = (await client.get("/")).text
-    assert 'href="http://127.0.0.1:9095/runbooks/SmartCacheValkeyDown"' in page
+    # Its own page of the runbook, since the link in the alert knows nothing of another port.
+    assert 'href="/runbooks/SmartCacheValkeyDown"' in page
     assert 'href="http://127.0.0.1:3000/d/smartcache-overview"' in page
     assert "to ticket" in page
     assert "since 2025-03-01 11:59:00 UTC" in page
+
+
+async def test_a_runbook_that_the_receiver_has_not_is_linked_as_the_alert_says(client: httpx.AsyncClient) -> None:
+    elsewhere = alert("Other") | {"annotations": {"runbook_url": "https://wiki.test/pages/SmartCacheValkeyDown"}}
+    await client.post("/alerts", json=notification(alert("Unwritten"), elsewhere))
+    page = (await client.get("/")).text
+    assert 'href="http://127.0.0.1:9095/runbooks/Unwritten"' in page
+    assert 'href="https://wiki.test/pages/SmartCacheValkeyDown"' in page
 
 
 async def test_the_watchdog_is_the_heartbeat_of_the_page(client: httpx.AsyncClient, time: Time) -> None:
