@@ -20,8 +20,8 @@ from stack import configuration
 from stack.health import ask
 from stack.parts import PARTS, Part
 from stack.port import check_ports
-from stack.running import Register, Running, started_at
-from stack.settings import Settings
+from stack.running import Register, Running, mark, started_at
+from stack.settings import Settings, SettingsError
 from stack.standing import StackError, Standing
 from stack.tools import ROOT, TOOLS, ToolMissingError, find_tool, look_up_tool
 
@@ -68,12 +68,23 @@ class NativeStack:
             missing = [part for part in present if part.name not in kept]
             if not done:
                 return done
+            self._prove(missing, plans)
             own = {part.port for part in stale}
             check_ports({part.name: part.port for part in missing}, self._settings.ports, own)
             self._stop(stale)
             configuration.write(files, self._directory / "configuration")
             self._start(missing, plans, kept)
             return done
+
+    def _prove(self, parts: Sequence[Part], plans: Mapping[str, _Plan]) -> None:
+        """SettingsError when a part could not run with its settings."""
+        for part in parts:
+            if part.prove is None:
+                continue
+            try:
+                part.prove({**self._settings.environment, **plans[part.name].environment})
+            except ValueError as wrong:
+                raise SettingsError(f"{wrong}; nothing was changed") from None
 
     def _start(self, parts: Sequence[Part], plans: Mapping[str, _Plan], kept: Mapping[str, Running]) -> None:
         processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -109,7 +120,11 @@ class NativeStack:
                 return subprocess.Popen(
                     plan.command,
                     cwd=ROOT,
-                    env={**self._settings.environment, **plan.environment},
+                    env={
+                        **self._settings.environment,
+                        **plan.environment,
+                        **mark(self._directory, part.name, self._settings.ports[part.port]),
+                    },
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -271,7 +286,8 @@ def _tell(plans: Mapping[str, _Plan], running: Mapping[str, Running], kept: Mapp
         if name in kept:
             continue
         if name in running:
-            reason = plan.differences(running[name].fingerprints) or "its first process had ended"
+            before = running[name].fingerprints
+            reason = (plan.differences(before) or "its first process had ended") if before else "its record was lost"
             done[name] = f"restarted, {reason}"
         else:
             done[name] = "started, it was not running" if running else "started"

@@ -7,9 +7,11 @@ name (``{prometheus}``), ``{python}``, ``{data}`` (the stack's data folder), ``{
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+from stack.proof import prove_service
 
 __all__ = ["PARTS", "Part"]
 
@@ -29,6 +31,7 @@ class Part:
         environment: variables set for it.
         settings: beginnings of the names of variables that it reads itself; `up` restarts it when one changes.
         configuration: names of the rendered files it reads.
+        prove: raises ValueError when it could not run with the variables given.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     configuration: tuple[str, ...] = ()
+    prove: Callable[[Mapping[str, str]], object] | None = None
 
     def address(self, port: int) -> str:
         """Where it is on ``port`` of this machine, as one would type it."""
@@ -75,6 +79,7 @@ PARTS: Final[tuple[Part, ...]] = (
             "SMARTCACHE_REDIS_URL": "redis://127.0.0.1:{valkey_port}/0",
             "SMARTCACHE_METRICS_DIR": "{directory}/metrics",
         },
+        prove=prove_service,
     ),
     Part(
         "exporter",

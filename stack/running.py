@@ -1,7 +1,8 @@
 """What was started and still runs: recorded, recognised again, and ended.
 
 A process id can be taken over by a stranger. A record therefore also holds when the process started, and what does not
-match is never touched. Each part leads a session of its own, so its workers are found by it.
+match is never touched. Each part leads a session of its own, so its workers are found by it. Every process also carries
+a mark in its environment, by which it is found when the record was lost.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final
 
 import psutil
 
-__all__ = ["Register", "Running"]
+__all__ = ["Register", "Running", "mark"]
 
 #: Seconds a part has to end by itself when asked to.
 STOP_WITHIN: Final = 15.0
@@ -72,12 +73,14 @@ class Register:
         self._path = path
 
     def read(self) -> dict[str, Running]:
-        """The parts that were started and still live, by name, in the order they were started."""
+        """The parts that were started and still live, by name, in the order they were started.
+
+        Without the record, those that carry the mark of its folder.
+        """
         try:
-            recorded = json.loads(self._path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        parts = [Running(**entry) for entry in recorded]
+            parts = [Running(**entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
+        except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):  # lost, damaged, or of another version
+            parts = _marked(self._path.parent)
         return {part.name: part for part in parts if part.processes()}
 
     def write(self, parts: Iterable[Running]) -> None:
@@ -86,6 +89,23 @@ class Register:
         scratch.touch(mode=0o600)  # only its owner may guess at values from their fingerprints
         scratch.write_text(json.dumps([asdict(part) for part in parts], indent=1), encoding="utf-8")
         scratch.replace(self._path)
+
+
+def mark(folder: Path, name: str, port: int) -> dict[str, str]:
+    """The variables by which a process of the part ``name`` is known to belong to the stack in ``folder``."""
+    return {"STACK_DIR": str(folder), "STACK_PART": name, "STACK_PART_PORT": str(port)}
+
+
+def _marked(folder: Path) -> list[Running]:
+    """The parts that carry the mark of ``folder``, in the order they were started; how they were set is not known."""
+    found: dict[int, Running] = {}
+    for process in sorted(psutil.process_iter(), key=lambda process: process.pid):
+        with suppress(ProcessLookupError, PermissionError, KeyError, ValueError, psutil.Error):
+            variables, session = process.environ(), os.getsid(process.pid)
+            part, port = variables["STACK_PART"], int(variables["STACK_PART_PORT"])
+            if variables["STACK_DIR"] == str(folder):
+                found.setdefault(session, Running(part, session, started_at(session) or "", port, {}))
+    return sorted(found.values(), key=lambda part: int(part.started) if part.started.isdigit() else 0)
 
 
 def started_at(pid: int) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,8 +21,9 @@ import pytest
 from stack.health import ask
 from stack.native import NativeStack
 from stack.parts import PARTS, Part
+from stack.proof import prove_service
 from stack.running import Register, Running, started_at
-from stack.settings import PORTS, Settings
+from stack.settings import PORTS, Settings, SettingsError
 from stack.standing import StackError
 
 WEB = ("{python}", "-m", "http.server", "--bind", "127.0.0.1", "{service_port}")
@@ -110,6 +112,19 @@ def test_up_restarts_what_changed_and_what_died_and_only_that(make: Make, tmp_pa
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("SERVICE_FAULTS", "maybe"), ("SMARTCACHE_JITTER", "2"), ("SMARTCACHE_TAG_TABLE", "nowhere")]
+)
+def test_a_wrong_setting_leaves_what_runs_alone(name: str, value: str, make: Make, tmp_path: Path) -> None:
+    part = replace(SERVICE, settings=("SERVICE_", "SMARTCACHE_"), prove=prove_service)
+    make(part).up()
+    before = recorded(tmp_path)
+    with pytest.raises(SettingsError, match=f"(?s){value}.*; nothing was changed"):
+        make(part, **{name: value}).up()
+    assert recorded(tmp_path) == before
+    assert ask(before["service"].port, "/").ready
+
+
 def test_a_secret_that_changed_is_named_and_not_shown(make: Make, tmp_path: Path) -> None:
     part = replace(SERVICE, settings=("SERVICE_", "GF_"))
     make(part, GF_SECURITY_ADMIN_PASSWORD="tulip", SERVICE_AT="then").up()
@@ -131,6 +146,33 @@ def test_a_part_that_lost_its_first_process_is_started_anew(make: Make, tmp_path
     assert make(part).up() == {"service": "restarted, its first process had ended"}
     assert not alive(worker)
     assert recorded(tmp_path)["service"].pid != before.pid
+
+
+@pytest.mark.parametrize("damage", ["deleted", "damaged", "of another version"])
+def test_what_runs_is_found_without_its_record(damage: str, make: Make, tmp_path: Path) -> None:
+    make(SERVICE, EXPORTER).up()
+    before = recorded(tmp_path)
+    processes = [process for part in before.values() for process in part.processes()]
+    if damage == "deleted":
+        shutil.rmtree(tmp_path)
+    else:
+        (tmp_path / "state.json").write_text("[{" if damage == "damaged" else '[{"name": "service", "pid": 1}]')
+    assert [standing.ready for standing in make(SERVICE, EXPORTER).status()] == [True, True]
+    assert {name: (part.pid, part.started, part.port) for name, part in recorded(tmp_path).items()} == {
+        name: (part.pid, part.started, part.port) for name, part in before.items()
+    }
+    if damage == "damaged":
+        assert {*make(SERVICE, EXPORTER).up().values()} == {"restarted, its record was lost"}
+    assert {*make(SERVICE, EXPORTER).down()} == {"service", "exporter"}
+    assert not any(alive(process) for process in processes)
+    assert not make(SERVICE, EXPORTER).running()
+
+
+def test_another_stack_is_not_taken_for_this_one(make: Make, tmp_path: Path) -> None:
+    make(SERVICE).up()
+    settings = Settings.read({**free_ports(), "STACK_DIR": str(tmp_path / "other")})
+    assert NativeStack(settings, (SERVICE,)).down() == []
+    assert [standing.ready for standing in make(SERVICE).status()] == [True]
 
 
 def test_a_taken_port_is_said_by_name_before_anything_starts(make: Make, tmp_path: Path) -> None:
