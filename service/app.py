@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from service.clock import ReplayClock
 from service.fixtures import COMPETITIONS
 from service.model_watch import ModelError
 from service.parts import Parts, assemble, running
-from service.routes import CODES, PATHS, routes
+from service.routes import CODES, FAULTS, PATHS, routes
 from service.settings import Settings, read_settings
 from smartcache import CacheConfig, CacheMetrics, ComputeTimeoutError, SmartCacheEnhanced
 from smartcache.metrics import Counter
@@ -70,7 +71,7 @@ def build(
         lifespan=lifespan,
         exception_handlers={
             RequestError: _request_error,
-            HTTPException: _http_error,
+            HTTPException: partial(_http_error, [path for path in PATHS if path != FAULTS or settings.faults]),
             ModelError: _model_error,
             ComputeTimeoutError: _late,
             Exception: _unforeseen,
@@ -117,13 +118,13 @@ async def _request_error(_: Request, error: Exception) -> Response:
     return error.answer()
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(paths: list[str], request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         allowed = sorted((error.headers or {})["Allow"].split(", "))
         refused = RequestError(405, f"{request.method} is not for {request.url.path}", allowed)
         return refused.answer([(b"allow", ", ".join(allowed).encode())])
-    return RequestError(error.status_code, f"no such path {request.url.path!r}", PATHS).answer()
+    return RequestError(error.status_code, f"no such path {request.url.path!r}", paths).answer()
 
 
 async def _model_error(_: Request, error: Exception) -> Response:

@@ -45,6 +45,7 @@ class FaultBody(msgspec.Struct, forbid_unknown_fields=True):
     extra_latency_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
 
 
+#: What each body may hold; the events are the engine's to say.
 _ALLOWED: Final[dict[type, Any]] = {
     OddsBody: {
         "ticks": f"1 to {MOST_TICKS} of",
@@ -52,7 +53,6 @@ _ALLOWED: Final[dict[type, Any]] = {
         "odds": "a finite number of at least 1.01",
         "timestamp": "a moment with its offset such as 2025-03-01T14:16:00Z, epoch seconds, or null for now",
     },
-    EventBody: {"type": "the name of an event"},
     FaultBody: {
         "seconds": "above 0, to 3600",
         "compute_error_ratio": "0 to 1",
@@ -63,19 +63,26 @@ _ALLOWED: Final[dict[type, Any]] = {
 B = TypeVar("B", OddsBody, EventBody, FaultBody)
 
 
-async def read_body(scope: Scope, receive: Receive, kind: type[B], most: int) -> B:
+async def read_body(scope: Scope, receive: Receive, kind: type[B], most: int, allowed: object = None) -> B:
     """The body of a request, checked.
+
+    Args:
+        scope, receive: the request.
+        kind: what it must be.
+        most: bytes it may have.
+        allowed: what an error says is allowed; None says what always is.
 
     Raises:
         RequestError: 413 above ``most`` bytes, 400 for what is not JSON, 422 for JSON that is not a ``kind``.
     """
     raw = await _collect(scope, receive, most)
+    allowed = _ALLOWED[kind] if allowed is None else allowed
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise RequestError(422, _named(raw, str(error)), _ALLOWED[kind]) from None
+        raise RequestError(422, _named(raw, str(error)), allowed) from None
     except msgspec.DecodeError as error:
-        raise RequestError(400, f"the body {raw[:200]!r} is not JSON: {error}", _ALLOWED[kind]) from None
+        raise RequestError(400, f"the body {raw[:200]!r} is not JSON: {error}", allowed) from None
 
 
 async def _collect(scope: Scope, receive: Receive, most: int) -> bytes:

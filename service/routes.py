@@ -22,12 +22,13 @@ from smartcache import EventType, key_factory
 from smartcache.engine import Health
 from smartcache.tags import MARKETS
 
-__all__ = ["CODES", "PATHS", "routes"]
+__all__ = ["CODES", "FAULTS", "PATHS", "routes"]
 
 PREDICTION: Final = "/v1/matches/{match_id}/markets/{market}"
+FAULTS: Final = "/v1/faults"
 #: Every path, as metrics name them.
 PATHS: Final = (
-    PREDICTION, "/v1/matches", "/v1/odds", "/v1/matches/{match_id}/events", "/v1/faults", "/healthz", "/readyz",
+    PREDICTION, "/v1/matches", "/v1/odds", "/v1/matches/{match_id}/events", FAULTS, "/healthz", "/readyz",
     "/metrics",
 )  # fmt: skip
 #: Every status that is answered.
@@ -52,7 +53,7 @@ def routes(parts: Parts) -> list[Route]:
         Route("/v1/matches", endpoints.matches),
         Route("/v1/odds", endpoints.odds, methods=["POST"]),
         Route("/v1/matches/{match_id}/events", endpoints.events, methods=["POST"]),
-        Route("/v1/faults", endpoints.faults, methods=["POST"]),
+        Route(FAULTS, endpoints.faults, methods=["POST"]),
         Route("/healthz", endpoints.healthz),
         Route("/readyz", endpoints.readyz),
         Route("/metrics", endpoints.metrics),
@@ -167,10 +168,10 @@ class Endpoints:
     async def events(self, request: Request) -> Response:
         """``POST /v1/matches/{match_id}/events``: 200 once it holds everywhere, 202 while the store is away."""
         match = _match(self._parts, request.path_params["match_id"])
-        body = await read_body(request.scope, request.receive, EventBody, self._parts.settings.max_body)
-        events = self._parts.cache.tag_manager.events
-        if body.type not in events:
-            raise RequestError(422, f"type is {body.type!r}: no such event", {"type": events})
+        allowed = {"type": self._parts.cache.tag_manager.events}
+        body = await read_body(request.scope, request.receive, EventBody, self._parts.settings.max_body, allowed)
+        if body.type not in allowed["type"]:
+            raise RequestError(422, f"type is {body.type!r}: no such event", allowed)
         if body.type == EventType.LINEUP_CONFIRMED:
             self._parts.board.confirm_lineup(match.match_id)
         done = await self._parts.cache.invalidate_by_event(event_type=body.type, match_key=f"match:{match.match_id}")

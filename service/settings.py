@@ -89,6 +89,9 @@ class _Setting:
     help: str
 
 
+_PREFIX: Final = "SERVICE_"
+#: What ``python -m service`` hands to its workers in the same environment.
+_HANDED_ON: Final = ("SERVICE_FOLDER", "SERVICE_CLOCK")
 _SETTINGS: Final = (
     _Setting("host", "SERVICE_HOST", "127.0.0.1", "--host", _named, "a host name or address", "where to listen"),
     _Setting("port", "SERVICE_PORT", "8000", "--port", *_whole(1, 65535), "port to listen on"),
@@ -116,7 +119,7 @@ def read_settings(environment: Mapping[str, str], arguments: Sequence[str] = ())
     """Settings from command-line arguments, else the environment, else the defaults.
 
     Raises:
-        SettingsError: a value that cannot be used.
+        SettingsError: an unknown setting or a value that cannot be used.
         SystemExit: ``--help``, or an option that does not exist.
     """
     parser = argparse.ArgumentParser(prog="python -m service", description="The reference prediction service.")
@@ -129,6 +132,7 @@ def read_settings(environment: Mapping[str, str], arguments: Sequence[str] = ())
                 help=f"{setting.help}: {setting.allowed} ({setting.variable}, default {setting.default})",
             )
     given = vars(parser.parse_args(arguments))
+    _check_names(environment)
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
     for setting in _SETTINGS:
@@ -142,3 +146,10 @@ def read_settings(environment: Mapping[str, str], arguments: Sequence[str] = ())
             names = setting.variable + (f" or {setting.option}" if setting.option else "")
             raise SettingsError(f"{names} is {text!r}: allowed is {setting.allowed}") from None
     return Settings(**values, texts=texts)
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    known = [setting.variable for setting in _SETTINGS]
+    for name, text in environment.items():
+        if name.startswith(_PREFIX) and text and name not in known and name not in _HANDED_ON:
+            raise SettingsError(f"unknown setting {name}={text!r}; the settings are {', '.join(known)}")

@@ -352,10 +352,11 @@ async def test_an_unknown_event_is_refused_with_the_known_ones(served: Served) -
 
 
 @pytest.mark.parametrize(("body", "named"), [({"type": 1}, "1"), ({}, "`type`"), ({"type": "x", "y": 1}, "`y`")])
-async def test_a_wrong_event_is_refused_by_name(served: Served, body: Any, named: str) -> None:
+async def test_a_wrong_event_is_refused_by_name_with_the_known_ones(served: Served, body: Any, named: str) -> None:
     answer = await served.client.post(f"/v1/matches/{MATCH}/events", json=body)
     assert answer.status_code == 422
     assert named in answer.json()["error"]
+    assert answer.json()["allowed"]["type"] == [event.value for event in EventType]
 
 
 async def test_an_event_of_an_unknown_match_is_refused(served: Served) -> None:
@@ -384,6 +385,11 @@ async def test_faults_are_closed_unless_opened(serve: Serve) -> None:
         answer = await served.client.post("/v1/faults", json={"seconds": 1})
         assert answer.status_code == 404
         assert "SERVICE_FAULTS" in answer.json()["allowed"]
+        assert "/v1/faults" not in (await served.client.get("/v1/moon")).json()["allowed"]
+
+
+async def test_open_faults_are_among_the_paths(served: Served) -> None:
+    assert (await served.client.get("/v1/moon")).json()["allowed"] == list(PATHS)
 
 
 async def test_an_ordered_fault_fails_computes_and_ends(served: Served) -> None:

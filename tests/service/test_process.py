@@ -141,6 +141,7 @@ def test_a_port_another_service_has_is_taken() -> None:
         ({"SERVICE_AT": "2025-03-01T14:16"}, "'2025-03-01T14:16'"),
         ({"SERVICE_AT": "2019-03-01T14:16+00:00"}, "2019-03-01T14:16:00+00:00"),
         ({"SERVICE_WORKERS": "none"}, "'none'"),
+        ({"SERVICE_WORKER": "4"}, "SERVICE_WORKER='4'"),
         ({"SERVICE_HOST": "no.such.host.invalid"}, "'no.such.host.invalid'"),
         ({"SMARTCACHE_HARD_TIMEOUT": "-1"}, "SMARTCACHE_HARD_TIMEOUT"),
         ({"SMARTCACHE_REDIS_URL": "ftp://127.0.0.1"}, "'ftp://127.0.0.1'"),

@@ -47,6 +47,17 @@ def test_a_wrong_value_is_named_with_what_is_allowed_and_the_setting(variable: s
     assert allowed in message
 
 
+def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match=r"unknown setting SERVICE_WORKER='4'; .*SERVICE_WORKERS"):
+        read_settings({"SERVICE_WORKER": "4"})
+
+
+def test_what_workers_are_handed_and_what_is_empty_is_no_unknown_setting() -> None:
+    assert (
+        read_settings({"SERVICE_FOLDER": "f", "SERVICE_CLOCK": "0 0", "SERVICE_WORKER": "", "OTHER": "x"}).workers == 1
+    )
+
+
 def test_the_replay_clock_starts_at_its_moment_and_runs_on() -> None:
     clock = ReplayClock(at=1_740_838_560.0, origin=ReplayClock(0, 0).monotonic())
     first = clock.time()
