@@ -103,7 +103,7 @@ def _choose(settings: Settings) -> DockerStack | NativeStack:
         docker.get_images()
     except DockerMissingError as missing:
         if settings.mode == "docker":
-            raise StackError(f"MODE=docker, but {missing}") from None
+            raise StackError(f"MODE=docker, but {missing}: start Docker, or leave MODE out for native mode") from None
         print(f"stack: native mode, since {missing}")
         return native
     return docker

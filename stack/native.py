@@ -237,8 +237,15 @@ class NativeStack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One `up` or `down` at a time per folder; a second one waits."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        with (self._directory / "lock").open("w") as lock:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            lock = (self._directory / "lock").open("w")
+        except OSError as error:
+            raise SettingsError(
+                f"STACK_DIR={self._directory} cannot be used: {error.strerror}; allowed is a folder that this user "
+                "may create or write to"
+            ) from None
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -19,6 +19,8 @@ from typing import Final
 
 import psutil
 
+from stack.settings import SettingsError
+
 __all__ = ["Register", "Running", "mark"]
 
 #: Seconds a part has to end by itself when asked to.
@@ -81,6 +83,8 @@ class Register:
             parts = [Running(**entry) for entry in json.loads(self._path.read_text(encoding="utf-8"))]
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):  # lost, damaged, or of another version
             parts = _marked(self._path.parent)
+        except OSError as error:
+            raise SettingsError(f"STACK_DIR={self._path.parent} cannot be used: {error.strerror}") from None
         return {part.name: part for part in parts if part.processes()}
 
     def write(self, parts: Iterable[Running]) -> None:

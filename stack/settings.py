@@ -61,7 +61,7 @@ class Settings:
         if mode not in ("auto", "docker", "native"):
             raise SettingsError(f"MODE={mode}: allowed are docker and native; leave it out to let the machine decide")
         _refuse_public(environment.get("PUBLIC", "0"))
-        directory = (ROOT / environment.get("STACK_DIR", ".stack")).resolve()
+        directory = (ROOT / (environment.get("STACK_DIR") or ".stack")).resolve()
         return cls(ports, directory, cast("Mode", mode), dict(environment))
 
 
