@@ -13,6 +13,7 @@ from typing import Final
 from stack import configuration
 from stack.docker import DockerMissingError, DockerStack
 from stack.native import NativeStack
+from stack.parts import overruled
 from stack.settings import Settings, SettingsError
 from stack.standing import StackError, Standing, table
 from stack.tools import ROOT, TOOLS, ToolMissingError, find_tool
@@ -21,6 +22,8 @@ from stack.tools import ROOT, TOOLS, ToolMissingError, find_tool
 def up(settings: Settings) -> int:
     """Start the whole stack in the background and print each part's address and health."""
     stack = _choose(settings)
+    if names := overruled(settings.environment):
+        print(f"stack: not used as given, since the stack sets them itself: {', '.join(names)}")
     done = stack.up()
     for name, what in done.items():
         if what != "started":  # of a stack that is new, the table says enough

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from stack.proof import prove_service
+from stack.settings import PORTS
 
-__all__ = ["PARTS", "Part"]
+__all__ = ["PARTS", "Part", "overruled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +168,9 @@ PARTS: Final[tuple[Part, ...]] = (
         },
     ),
 )  # fmt: skip
+
+
+def overruled(environment: Mapping[str, str]) -> list[str]:
+    """The variables of ``environment`` that the stack sets itself, to something else; ports are not among them."""
+    own = {name: text for part in PARTS for name, text in part.environment.items() if name not in PORTS}
+    return sorted(name for name, text in own.items() if environment.get(name, "") not in ("", text))

@@ -20,7 +20,7 @@ import pytest
 
 from stack.health import ask
 from stack.native import NativeStack
-from stack.parts import PARTS, Part
+from stack.parts import PARTS, Part, overruled
 from stack.proof import prove_service
 from stack.running import Register, Running, started_at
 from stack.settings import PORTS, Settings, SettingsError
@@ -123,6 +123,12 @@ def test_a_wrong_setting_leaves_what_runs_alone(name: str, value: str, make: Mak
         make(part, **{name: value}).up()
     assert recorded(tmp_path) == before
     assert ask(before["service"].port, "/").ready
+
+
+def test_what_the_stack_sets_itself_is_told_when_it_was_given() -> None:
+    given = {"SERVICE_HOST": "0.0.0.0", "SMARTCACHE_REDIS_URL": "redis://:tulip@elsewhere", "SERVICE_PORT": "9000"}
+    assert overruled(given) == ["SERVICE_HOST", "SMARTCACHE_REDIS_URL"]
+    assert overruled({"SERVICE_HOST": "127.0.0.1", "SMARTCACHE_METRICS_DIR": "", "SERVICE_FAULTS": "on"}) == []
 
 
 def test_a_secret_that_changed_is_named_and_not_shown(make: Make, tmp_path: Path) -> None:
