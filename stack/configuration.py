@@ -1,4 +1,4 @@
-"""The configuration files of Prometheus and Alertmanager, filled in for where the parts are."""
+"""The configuration files of Prometheus and Alertmanager and the rules, filled in for where the parts are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from string import Template
 from typing import Final
 
 from alerts import routing
+from alerts.alerting import alerts_file
+from alerts.links import Links
+from alerts.recording import recording_file
 from stack.settings import PORTS
 from stack.tools import ROOT
 
@@ -41,10 +44,22 @@ def _render(ports: Mapping[str, int], rules: str, host: Mapping[str, str]) -> di
     }
 
 
-def for_native(ports: Mapping[str, int]) -> dict[str, str]:
-    """The files of the native stack."""
+def for_native(ports: Mapping[str, int], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The files of the native stack; ``environment`` may say where the links of alerts point.
+
+    ValueError when it names what is not an address.
+    """
     host = dict.fromkeys((*_TARGETS, "receiver"), "127.0.0.1")
-    return _render(ports, str(ROOT / "alerts" / "generated"), host)
+    links = {
+        "ALERT_RUNBOOKS_URL": f"http://127.0.0.1:{ports['RECEIVER_PORT']}/runbooks",
+        "ALERT_DASHBOARDS_URL": f"http://127.0.0.1:{ports['GRAFANA_PORT']}/d",
+        **(environment or {}),
+    }
+    return {
+        **_render(ports, "rules", host),  # Prometheus looks beside its configuration
+        "rules/recording.yml": recording_file(),
+        "rules/alerts.yml": alerts_file(Links.from_environment(links)),
+    }
 
 
 def for_docker() -> dict[str, str]:
@@ -54,6 +69,7 @@ def for_docker() -> dict[str, str]:
 
 def write(files: Mapping[str, str], folder: Path) -> None:
     """Write ``files`` into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -54,7 +54,7 @@ class NativeStack:
         with self._alone():
             present, _ = self._take_stock()
             values = self._values(present)
-            files = configuration.for_native(self._settings.ports)
+            files = self._files()
             plans = {part.name: self._plan(part, values, files) for part in present}
             running = self._register.read()
             # A part that broke, or whose command, environment or configuration changed, is started anew.
@@ -222,6 +222,13 @@ class NativeStack:
         if "grafana" in tools:
             values["grafana_home"] = str(_grafana_home(tools["grafana"]))
         return values
+
+    def _files(self) -> dict[str, str]:
+        """The rendered files by name; SettingsError when a link cannot be."""
+        try:
+            return configuration.for_native(self._settings.ports, self._settings.environment)
+        except ValueError as wrong:
+            raise SettingsError(f"{wrong}; nothing was changed") from None
 
     def _plan(self, part: Part, values: Mapping[str, str], files: Mapping[str, str]) -> _Plan:
         command = [argument.format_map(values) for argument in part.command]

@@ -140,7 +140,7 @@ PARTS: Final[tuple[Part, ...]] = (
         ),
         health="/-/ready",
         tool="prometheus",
-        configuration=("prometheus.yml",),
+        configuration=("prometheus.yml", "rules/recording.yml", "rules/alerts.yml"),
     ),
     Part(
         "grafana",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 
 from stack import configuration
 from stack.settings import PORTS
-from stack.tools import find_tool
+from stack.tools import ROOT, find_tool
 
 JOBS = {"smartcache", "service", "valkey", "prometheus", "alertmanager", "locust"}
 FILES = {"native": configuration.for_native(PORTS), "docker": configuration.for_docker()}
@@ -61,3 +62,30 @@ def test_the_parts_find_each_other_in_both_modes() -> None:
     assert "http://127.0.0.1:4321/alerts" in native["alertmanager.yml"]
     assert '"exporter:9464"' in FILES["docker"]["prometheus.yml"]
     assert "http://receiver:9095/alerts" in FILES["docker"]["alertmanager.yml"]
+
+
+def links(files: Mapping[str, str]) -> set[str]:
+    """The addresses that alerts link to, without what they end in."""
+    groups = yaml.safe_load(files["rules/alerts.yml"])["groups"]
+    return {
+        url.rpartition("/")[0]
+        for group in groups
+        for rule in group["rules"]
+        for name, url in rule["annotations"].items()
+        if name.endswith("_url")
+    }
+
+
+def test_the_links_of_alerts_lead_to_this_stack_unless_said_otherwise() -> None:
+    ports = {**PORTS, "RECEIVER_PORT": 4321, "GRAFANA_PORT": 1234}
+    assert links(configuration.for_native(ports)) == {"http://127.0.0.1:4321/runbooks", "http://127.0.0.1:1234/d"}
+    elsewhere = {"ALERT_RUNBOOKS_URL": "https://elsewhere.example/books"}
+    assert "https://elsewhere.example/books" in links(configuration.for_native(ports, elsewhere))
+    with pytest.raises(ValueError, match="ALERT_DASHBOARDS_URL='ftp'"):
+        configuration.for_native(ports, {"ALERT_DASHBOARDS_URL": "ftp"})
+
+
+def test_rules_on_the_default_ports_are_the_committed_ones() -> None:
+    for name in ("recording.yml", "alerts.yml"):
+        committed = (ROOT / "alerts" / "generated" / name).read_text(encoding="utf-8")
+        assert FILES["native"][f"rules/{name}"] == committed
