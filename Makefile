@@ -42,7 +42,7 @@ tools: $(VENV) ## Fetch the programs the stack and its tests run (Prometheus, Al
 
 $(PEERS): requirements/bench.txt $(VENV)
 	@echo "set-up: installing requirements/bench.txt into .venv"
-	@$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@$(PYTHON_IN_VENV) -m pip install --quiet --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
 .PHONY: load bench

@@ -32,7 +32,8 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv --clear .venv
 fi
 echo "set-up: installing requirements/dev.txt into .venv"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-# Twice quiet: the build back end explains editable installs at length.
-.venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# Twice quiet: errors only. What pip warns of, and what the build back end explains at length, would bury what follows.
+pip() { .venv/bin/python -m pip install --quiet --quiet --disable-pip-version-check "$@"; }
+pip --require-hashes -r requirements/dev.txt
+pip --no-deps --no-build-isolation --editable .
 touch .venv/up-to-date

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -46,6 +48,32 @@ def test_make_alone_lists_the_targets_people_rely_on() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in TARGETS:
         assert re.search(rf"^  make {target} +\S", listed, re.MULTILINE), target
+
+
+PIP = """#!/bin/sh
+# A Python with a pip that warns, as real ones do to root, unless it is told twice to be quiet, and that fails.
+case "$*" in
+    *--version) ;;
+    *" --quiet --quiet "*) echo "ERROR: no matching distribution" >&2; exit 1 ;;
+    *) echo "WARNING: running pip as root" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_set_up_says_what_fails_and_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "stack" / "set_up.sh"
+    python = tmp_path / ".venv" / "bin" / "python"
+    for path, text in ((script, (ROOT / "stack" / "set_up.sh").read_text(encoding="utf-8")), (python, PIP)):
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755)
+    ended = subprocess.run(
+        [script], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == "set-up: installing requirements/dev.txt into .venv\n"
+    assert ended.stderr == "ERROR: no matching distribution\n"
+    assert not (tmp_path / ".venv" / "up-to-date").exists()
 
 
 def test_continuous_integration_runs_make_test() -> None:
