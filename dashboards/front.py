@@ -28,7 +28,7 @@ __all__ = ["FIRING", "front"]
 #: Alerts that somebody should read; severity none is the watchdog's.
 FIRING: Final = 'ALERTS{alertstate="firing",severity!="none"}'
 
-#: Of tiles whose words are short, so that the states fit in one row.
+#: Of tiles whose titles and words are short, so that the states fit in one row.
 _NARROW: Final = (2, 4)
 #: The worst first.
 _SEVERITIES: Final = (State(3, "critical", tone.BAD), State(2, "warning", tone.WARN), State(1, "info", tone.NEUTRAL))
@@ -97,7 +97,6 @@ def _states() -> list[Panel]:
             Target(
                 'count(ALERTS{alertstate="firing",severity=~"critical|warning"}) or vector(0)', "Alerts", instant=True
             ),
-            size=_NARROW,
             steps=tone.above(bad=0),
             states=(State(0, "none", tone.GOOD),),
         ),
@@ -107,7 +106,6 @@ def _states() -> list[Panel]:
             "job is left out.",
             "none",
             Target('count(up{job!="locust"} == 0) or vector(0)', "Down", instant=True),
-            size=_NARROW,
             steps=tone.above(bad=0),
             states=(State(0, "none", tone.GOOD),),
             link=_to("Scrape targets"),
@@ -117,6 +115,7 @@ def _states() -> list[Panel]:
             "Processes of the service whose metrics are read.",
             "none",
             Target(promql.gauge("smartcache_processes", 'state="live"'), "Live", instant=True),
+            size=_NARROW,
             steps=tone.below(bad=1),
             decimals=0,
             no_value="no exporter",
@@ -148,6 +147,7 @@ def _states() -> list[Panel]:
             "The worst state of any process. Open: the store is not asked; each process serves and computes alone.",
             "none",
             Target(promql.worst("smartcache_store_breaker_state", "state"), "Breaker", instant=True),
+            size=_NARROW,
             states=BREAKER,
             no_value=tone.NOT_SEEN,
             link=_to("Store breaker"),
