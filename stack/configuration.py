@@ -14,7 +14,7 @@ from alerts.recording import recording_file
 from stack.settings import PORTS
 from stack.tools import ROOT
 
-__all__ = ["DOCKER", "for_docker", "for_native", "write"]
+__all__ = ["DOCKER", "for_docker", "for_native", "native_links", "write"]
 
 #: Where the files for Docker are committed, so that a plain ``docker compose up`` finds them.
 DOCKER: Final = ROOT / "stack" / "docker"
@@ -44,21 +44,25 @@ def _render(ports: Mapping[str, int], rules: str, host: Mapping[str, str]) -> di
     }
 
 
-def for_native(ports: Mapping[str, int], environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The files of the native stack; ``environment`` may say where the links of alerts point.
+def native_links(ports: Mapping[str, int], environment: Mapping[str, str]) -> Links:
+    """Where the alerts of the native stack link to: its own ports, unless ``environment`` says otherwise.
 
     ValueError when it names what is not an address.
     """
-    host = dict.fromkeys((*_TARGETS, "receiver"), "127.0.0.1")
-    links = {
+    own = {
         "ALERT_RUNBOOKS_URL": f"http://127.0.0.1:{ports['RECEIVER_PORT']}/runbooks",
         "ALERT_DASHBOARDS_URL": f"http://127.0.0.1:{ports['GRAFANA_PORT']}/d",
-        **(environment or {}),
     }
+    return Links.from_environment({**own, **environment})
+
+
+def for_native(ports: Mapping[str, int], links: Links | None = None) -> dict[str, str]:
+    """The files of the native stack; without ``links``, alerts link to where the default ports are."""
+    host = dict.fromkeys((*_TARGETS, "receiver"), "127.0.0.1")
     return {
         **_render(ports, "rules", host),  # Prometheus looks beside its configuration
         "rules/recording.yml": recording_file(),
-        "rules/alerts.yml": alerts_file(Links.from_environment(links)),
+        "rules/alerts.yml": alerts_file(links or Links()),
     }
 
 

@@ -226,9 +226,10 @@ class NativeStack:
     def _files(self) -> dict[str, str]:
         """The rendered files by name; SettingsError when a link cannot be."""
         try:
-            return configuration.for_native(self._settings.ports, self._settings.environment)
+            links = configuration.native_links(self._settings.ports, self._settings.environment)
         except ValueError as wrong:
             raise SettingsError(f"{wrong}; nothing was changed") from None
+        return configuration.for_native(self._settings.ports, links)
 
     def _plan(self, part: Part, values: Mapping[str, str], files: Mapping[str, str]) -> _Plan:
         command = [argument.format_map(values) for argument in part.command]

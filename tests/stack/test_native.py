@@ -131,6 +131,15 @@ def test_what_the_stack_sets_itself_is_told_when_it_was_given() -> None:
     assert overruled({"SERVICE_HOST": "127.0.0.1", "SMARTCACHE_METRICS_DIR": "", "SERVICE_FAULTS": "on"}) == []
 
 
+def test_rules_are_rendered_for_the_ports_in_force(make: Make, tmp_path: Path) -> None:
+    settings = free_ports()
+    make(SERVICE, **settings).up()
+    rules = (tmp_path / "configuration" / "rules" / "alerts.yml").read_text()
+    assert f"http://127.0.0.1:{settings['RECEIVER_PORT']}/runbooks/" in rules
+    with pytest.raises(SettingsError, match=r"ALERT_RUNBOOKS_URL='here'.*; nothing was changed"):
+        make(SERVICE, **settings, ALERT_RUNBOOKS_URL="here").up()
+
+
 def test_a_secret_that_changed_is_named_and_not_shown(make: Make, tmp_path: Path) -> None:
     part = replace(SERVICE, settings=("SERVICE_", "GF_"))
     make(part, GF_SECURITY_ADMIN_PASSWORD="tulip", SERVICE_AT="then").up()
