@@ -60,8 +60,8 @@ PARTS: Final[tuple[Part, ...]] = (
             "{valkey}", "--bind", "127.0.0.1", "--port", "{valkey_port}", "--dir", "{data}/valkey",
             # A cache: what is lost at a restart is computed again.
             "--save", "", "--appendonly", "no",
-            # Entries carry a lifetime and may be evicted; version counters carry none and may not. With volatile-lru
-            # a full store fails writes, loudly, sooner than it forgets a version. volatile-ttl would evict what is
+            # Entries and version counters carry a lifetime and may be evicted (an entry whose version is lost is a
+            # miss, never wrong); the log of invalidations carries none and stays. volatile-ttl would evict what is
             # nearest to kickoff first: the entries asked for most.
             "--maxmemory", "256mb", "--maxmemory-policy", "volatile-lru",
         ),
