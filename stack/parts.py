@@ -58,6 +58,8 @@ PARTS: Final[tuple[Part, ...]] = (
         "VALKEY_PORT",
         (
             "{valkey}", "--bind", "127.0.0.1", "--port", "{valkey_port}", "--dir", "{data}/valkey",
+            # A title of its own would be written over its environment, by which it is known as a part of this stack.
+            "--set-proc-title", "no",
             # A cache: what is lost at a restart is computed again.
             "--save", "", "--appendonly", "no",
             # Entries and version counters carry a lifetime and may be evicted (an entry whose version is lost is a

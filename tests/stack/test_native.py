@@ -183,6 +183,15 @@ def test_what_runs_is_found_without_its_record(damage: str, make: Make, tmp_path
     assert not make(SERVICE, EXPORTER).running()
 
 
+def test_valkey_too_is_found_without_its_record(make: Make, tmp_path: Path) -> None:
+    valkey = next(part for part in PARTS if part.name == "valkey")
+    make(valkey).up()
+    (process,) = recorded(tmp_path)["valkey"].processes()
+    (tmp_path / "state.json").unlink()
+    assert make(valkey).down() == ["valkey"]
+    assert not alive(process)
+
+
 def test_another_stack_is_not_taken_for_this_one(make: Make, tmp_path: Path) -> None:
     make(SERVICE).up()
     settings = Settings.read({**free_ports(), "STACK_DIR": str(tmp_path / "other")})
