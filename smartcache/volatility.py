@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-__all__ = ["CELLS", "Governor", "Judgement", "Volatility", "VolatilityLimits", "Window", "ttl_cap"]
+__all__ = ["CELLS", "Governor", "Judgement", "Volatility", "VolatilityLimits", "Window"]
 
 # Positions in the catalogue's status label; the worst is the smallest, so a request takes the min over its keys.
 PANIC: Final = 0
@@ -36,11 +36,6 @@ CELLS: Final[dict[tuple[str, int], float | None]] = {
     ("circuit_open", WARNING): 30.0,
     ("circuit_open", NORMAL): 60.0,
 }
-
-
-def ttl_cap(mode: str, status: int) -> float | None:
-    """Cap in seconds that the table puts on a lifetime; infinite for none, None for a bypass."""
-    return CELLS[mode, status]
 
 
 @dataclass(frozen=True, slots=True)
