@@ -204,14 +204,12 @@ class Loader:
             entry = await self._get(flight, request, held, keep=keep)
         except Exception as error:
             self._let_rest(request.key)
-            failure = error
+            self._holdings.board.leave(request.key, flight)
+            flight.fail(error)
         else:
             self._rests.pop(request.key, None)
             self._holdings.board.leave(request.key, flight)
             flight.succeed(entry)
-            return
-        self._holdings.board.leave(request.key, flight)
-        flight.fail(failure)
 
     async def _get(self, flight: Flight[Entry], request: Request, held: Entry | None, *, keep: bool) -> Entry:
         """Get the lease, compute, and store under the versions the compute began with."""
