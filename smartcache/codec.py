@@ -1,7 +1,8 @@
 """What goes into the store: JSON values in a versioned envelope, never code.
 
-A stored entry is the format mark, a state, the store's own time of writing, and a MessagePack envelope. The store's
-scripts write the first three, so that ages between processes are measured on one clock.
+A stored entry is the format mark, a state, two stamps (when it was written, when its compute began: microseconds on the
+store's clock in 16 digits, which compare as text), and a MessagePack envelope. The store's scripts write what comes
+before the envelope, so that ages between processes are measured on one clock.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from smartcache.errors import UncacheableValueError
 __all__ = ["MARK", "Envelope", "Stored", "UnreadableEntryError", "check_json", "decode_entry", "encode_entry"]
 
 #: Format mark of stored entries; a new format gets a new one, and old entries become misses.
-MARK: Final = b"SC1"
+MARK: Final = b"SC2"
 #: States: as written, or expired by hand (served only when a compute fails).
 LIVE: Final = b"L"
 EXPIRED: Final = b"E"
-_STAMP_DIGITS: Final = 16
-_HEAD: Final = len(MARK) + 1 + _STAMP_DIGITS
+_STAMP: Final = 16
+_HEAD: Final = len(MARK) + 1 + 2 * _STAMP
 
 
 class UnreadableEntryError(Exception):
@@ -43,6 +44,7 @@ class Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         stale_if_error_for: error window in seconds set by the caller.
         shorten: factor in (0, 1] on zone lifetimes; jitter.
         versions: version names and numbers the compute began with.
+        tags: the caller's own tags.
     """
 
     value: Any
@@ -56,6 +58,7 @@ class Envelope(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     stale_if_error_for: float | None
     shorten: float
     versions: dict[str, str]
+    tags: tuple[str, ...]
 
 
 class Stored(NamedTuple):
@@ -63,13 +66,13 @@ class Stored(NamedTuple):
 
     Attributes:
         envelope: what was stored.
-        written: when, on the store's clock, in seconds.
+        written: stamp of its writing.
         expired: whether it was expired by hand.
         size: encoded bytes.
     """
 
     envelope: Envelope
-    written: float
+    written: str
     expired: bool
     size: int
 
@@ -98,14 +101,14 @@ def decode_entry(data: bytes) -> Stored:
     """
     if not data.startswith(MARK):
         raise UnreadableEntryError(f"it starts with {data[:8]!r}, not with {MARK!r}")
-    state, stamp = data[len(MARK) : len(MARK) + 1], data[len(MARK) + 1 : _HEAD]
-    if state not in (LIVE, EXPIRED) or len(stamp) != _STAMP_DIGITS or not stamp.isdigit():
+    state, stamps = data[len(MARK) : len(MARK) + 1], data[len(MARK) + 1 : _HEAD]
+    if state not in (LIVE, EXPIRED) or len(stamps) != 2 * _STAMP or not stamps.isdigit():
         raise UnreadableEntryError(f"its head is {data[:_HEAD]!r}")
     try:
         envelope = _decoder.decode(data[_HEAD:])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnreadableEntryError(str(error)) from error
-    return Stored(envelope, int(stamp) / 1e6, state == EXPIRED, len(data))
+    return Stored(envelope, stamps[:_STAMP].decode(), state == EXPIRED, len(data))
 
 
 def check_json(value: Any) -> None:

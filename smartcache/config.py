@@ -22,7 +22,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How an engine behaves. Every setting ``name`` is ``SMARTCACHE_NAME`` in the environment.
 
     Attributes:
-        redis_url: where Valkey or Redis is, such as ``redis://127.0.0.1:6379/0``; None runs on memory alone.
+        redis_url: where Valkey or Redis is, such as ``redis://127.0.0.1:6379/0``; None runs on memory alone. A
+            cluster's may name several of its servers: ``redis://one:6379,two:6379``.
+        redis_cluster: whether it is a cluster.
         metrics_dir: folder of the metrics files that the exporter reads; None keeps the numbers in the process.
         competitions: the competitions that metrics tell apart; others count as ``other``.
         tag_table: file that replaces the tables of events and markets; see :meth:`TagManager.from_file`.
@@ -55,6 +57,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """
 
     redis_url: str | None = None
+    redis_cluster: bool = False
     metrics_dir: str | None = None
     competitions: tuple[str, ...] = ()
     tag_table: str | None = None
@@ -110,6 +113,18 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 "redis_url", self.redis_url, f"a URL that starts with {', '.join(f'{s}://' for s in _SCHEMES)}"
             )
 
+    @property
+    def store_urls(self) -> list[str]:
+        """One URL for each server that ``redis_url`` names, as redis-py writes them."""
+        # redis-py knows Valkey's URLs under Redis's names.
+        url = str(self.redis_url).replace("valkeys://", "rediss://", 1).replace("valkey://", "redis://", 1)
+        scheme, _, rest = url.partition("://")
+        place, slash, path = rest.partition("/")
+        user, at, hosts = place.rpartition("@")
+        if not self.redis_cluster:
+            return [url]
+        return [f"{scheme}://{user}{at}{host}{slash}{path}" for host in hosts.split(",")]
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
         """Settings from ``SMARTCACHE_*``, on top of a TOML file that ``SMARTCACHE_CONFIG`` names; arguments win.
@@ -152,7 +167,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise _wrong(name, settings.get(name), _KINDS.get(expected.partition(" ")[0], expected)) from None
 
 
-_KINDS: Final = {"float": "a number", "int": "a whole number", "str": "text", "array": "a list of names"}
+_KINDS: Final = {
+    "float": "a number", "int": "a whole number", "str": "text", "array": "a list of names", "bool": "true or false",
+}  # fmt: skip
 _SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys", "unix")
 _POSITIVE: Final = (
     "default_ttl", "refreshes_at_once", "refresh_timeout", "soft_timeout", "hard_timeout", "lease_seconds",

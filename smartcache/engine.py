@@ -14,25 +14,25 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar
 
-from smartcache import protocol
-from smartcache.bus import Bus, Tick
 from smartcache.clock import Clock, SystemClock
 from smartcache.config import CacheConfig
 from smartcache.entry import Entry, judge
+from smartcache.errors import ConfigError
 from smartcache.freshness import Lifetime
 from smartcache.golden_hour import MATCH_STARTED, GoldenHour, zone_at
-from smartcache.holdings import Holdings
+from smartcache.holdings import EVERYTHING, Holdings
 from smartcache.keys import check_key, match_id_of
 from smartcache.layout import OUTCOMES
 from smartcache.loader import Loader
 from smartcache.memory import MemoryTier
 from smartcache.metrics import CacheMetrics
-from smartcache.request import MatchContext, Request, check_odds, check_seconds, is_odds
+from smartcache.protocol import Change
+from smartcache.request import MatchContext, Request, check_odds, check_seconds, check_tags, is_odds
 from smartcache.result import CacheResult
 from smartcache.standing import Standing
-from smartcache.store import RedisStore, StoreUnavailableError
+from smartcache.store import Bus, Handlers, Store, StoreUnavailableError, Tick
 from smartcache.tags import EventType, TagManager
 from smartcache.tally import Tally
 from smartcache.volatility import CELLS, NORMAL, PANIC, Governor, Volatility, VolatilityLimits
@@ -71,6 +71,23 @@ class InvalidationResult(TypedDict):
     acknowledged: bool
 
 
+class ChangeCount(int):
+    """How many values a change met, as a number.
+
+    Attributes:
+        acknowledged: whether the store has confirmed; otherwise the change holds in this process, and is delivered to
+            the others as soon as the store answers.
+    """
+
+    acknowledged: bool
+
+    def __new__(cls, count: int, acknowledged: bool) -> ChangeCount:
+        """A count, confirmed or not."""
+        self = super().__new__(cls, count)
+        self.acknowledged = acknowledged
+        return self
+
+
 class Health(TypedDict):
     """State of the engine's parts, for readiness pages."""
 
@@ -104,7 +121,7 @@ class SmartCache:
     volatility: Volatility
     governor: Governor
     _bus: Bus | None
-    _store: RedisStore | None
+    _store: Store | None
     _tally: Tally
     _holdings: Holdings
     _loader: Loader
@@ -117,7 +134,7 @@ class SmartCache:
         self,
         config: CacheConfig | None = None,
         *,
-        store: RedisStore | None = None,
+        store: Store | None = None,
         clock: Clock | None = None,
         metrics: CacheMetrics | None = None,
         rng: Callable[[], float] = random.random,
@@ -213,34 +230,40 @@ class SmartCache:
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
-    async def expire(self, key: str) -> int:
+    async def expire(self, *keys: str, tags: Iterable[str] = ()) -> ChangeCount:
         """Let the next caller wait for a new value; the old one serves only if that fails.
 
-        Returns how many there were.
+        In this process it holds when the call returns; in the others within 250 ms on a healthy bus.
+
+        Args:
+            keys: what to expire.
+            tags: expire every value that carries one of these.
+
+        Returns:
+            How many values there were.
         """
-        check_key(key)
-        here = self._holdings.expire(key)
-        held, _ = await self._change("write", protocol.expire(self._origin, key))
-        # What was read from the store before the change may have been taken in meanwhile.
-        self._holdings.expire(key)
-        return max(int(held or 0), here)
+        return await self._change_all("expire", keys, tags)
 
-    async def delete(self, key: str) -> int:
-        """Let go of a value everywhere. Returns how many there were."""
-        check_key(key)
-        here = self._holdings.forget(key)
-        held, _ = await self._change("delete", protocol.delete(self._origin, key))
-        self._holdings.forget(key)  # as in expire
-        return max(int(held or 0), here)
+    async def delete(self, *keys: str, tags: Iterable[str] = ()) -> ChangeCount:
+        """Let go of values everywhere; they are not served again, whatever happens.
 
-    async def invalidate_all(self) -> int:
-        """Retire everything, everywhere. Returns how many entries this process held."""
-        count = self._holdings.forget_everything()
-        await self._change("invalidate", protocol.invalidate_all(self._origin))
-        self._holdings.forget_everything()  # as in expire
+        In this process it holds when the call returns; in the others within 250 ms on a healthy bus.
+
+        Args:
+            keys: what to delete.
+            tags: delete every value that carries one of these.
+
+        Returns:
+            How many values there were.
+        """
+        return await self._change_all("delete", keys, tags)
+
+    async def invalidate_all(self) -> ChangeCount:
+        """Retire everything, everywhere. Returns how many values this process held."""
+        met, acknowledged = await self._change(EVERYTHING)
         self._tally.full_invalidations.add()
-        self._tally.keys_deleted.add(count)
-        return count
+        self._tally.keys_deleted.add(met)
+        return ChangeCount(met, acknowledged)
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -249,7 +272,7 @@ class SmartCache:
         bus = self._bus
         return Health(
             store="none" if self._store is None else "ok" if self._store_seems_up() else "down",
-            breaker="closed" if self._store is None else self._store.breaker.state,
+            breaker="closed" if self._store is None else self._store.breaker_state,
             bus="none" if self._store is None else "ok" if bus is not None and bus.alive else "down",
             governor=self._mode(),
             queued_invalidations=0 if bus is None else bus.queued,
@@ -257,7 +280,7 @@ class SmartCache:
 
     def _store_seems_up(self) -> bool:
         reached = self._bus is None or self._bus.connected is not False
-        return reached and self._store is not None and self._store.breaker.state == "closed"
+        return reached and self._store is not None and self._store.breaker_state == "closed"
 
     async def start(self) -> None:
         """Connect to the store now instead of at the first request; not finding it is no error."""
@@ -271,7 +294,7 @@ class SmartCache:
         if bus is not None:
             await asyncio.to_thread(bus.close)
             # From now on nobody listens for what is said about it.
-            self._holdings.forget_everything()
+            self._holdings.apply(EVERYTHING)
         if self._store is not None:
             await self._store.close()
         if self._given[3] is None:
@@ -356,7 +379,7 @@ class SmartCache:
                 return entry, "memory", True
         if self._store is None:
             return entry, "memory" if entry else "none", True
-        if self._owes_the_store():
+        if self._loader.owes_the_store():
             return entry, "memory" if entry else "none", False
         try:
             found = await self._loader.read(request)
@@ -370,10 +393,6 @@ class SmartCache:
 
     def _judge(self, entry: Entry, request: Request, cap: float, now: float) -> Lifetime:
         return judge(entry, request, cap, self.config.default_ttl, now, self.clock.time())
-
-    def _owes_the_store(self) -> bool:
-        """Whether the store has yet to hear of a change made here; until then it may hold what was retired."""
-        return self._bus is not None and self._bus.queued > 0
 
     def _let_stand(self, request: Request, entry: Entry, life: Lifetime, wall: float) -> None:
         """Keep the judgement of a fresh value for those who ask the same."""
@@ -453,31 +472,39 @@ class SmartCache:
 
     # -- changes, here and from the bus ------------------------------------------------------------------------------
 
-    async def _change(self, operation: str, command: protocol.Command) -> tuple[Any, bool]:
-        """Apply a change in the store, or queue it. Returns the answer, and whether there was one."""
-        if self._store is None:
-            return None, True
-        bus = self._listen()
-        if bus is not None and bus.queued:
-            bus.send_later(command)  # changes keep their order
-            return None, False
-        try:
-            return await self._store.change(operation, command), True
-        except StoreUnavailableError:
-            if bus is not None:
-                bus.send_later(command)
-            return None, False
+    async def _change_all(
+        self, do: Literal["delete", "expire"], keys: Iterable[str], tags: Iterable[str]
+    ) -> ChangeCount:
+        changes = [Change(do, "key", check_key(key)) for key in keys]
+        changes += [Change(do, "tag", tag) for tag in check_tags(tags)]
+        if not changes:
+            raise ValueError(f"{do}() was given nothing to {do}: name keys, or tags=[...]; invalidate_all() takes all")
+        met = await asyncio.gather(*map(self._change, changes))
+        return ChangeCount(sum(count for count, _ in met), all(acknowledged for _, acknowledged in met))
 
-    def _on_message(self, message: dict[str, str]) -> None:
-        match message["do"]:
-            case "match":
-                self._holdings.retire(message["match"], message["markets"].split(","))
-            case "all":
-                self._holdings.forget_everything()
-            case "delete":
-                self._holdings.forget(message["key"])
-            case "expire":
-                self._holdings.expire(message["key"])
+    async def _change(self, change: Change) -> tuple[int, bool]:
+        """Apply a change here and in the store, or queue it.
+
+        Returns:
+            How many values it met, and whether the store has confirmed it.
+        """
+        here = self._holdings.apply(change)
+        if self._store is None:
+            return len(here), True
+        bus = self._listen()
+        receipt = None
+        if bus is None or not bus.queued:  # changes keep their order
+            try:
+                receipt = await self._store.change(change, self._origin)
+            except StoreUnavailableError:
+                receipt = None
+        if receipt is None and bus is not None:
+            bus.send_later(change)
+        # What was read from the store before the change may have been taken in meanwhile.
+        here |= self._holdings.apply(change)
+        if receipt is None:
+            return len(here), False
+        return (max(len(here), receipt.found) if receipt.keys is None else len(here | receipt.keys)), True
 
     def _on_ticks(self, ticks: Iterable[Tick]) -> None:
         now = self.clock.time()
@@ -491,15 +518,9 @@ class SmartCache:
         if self._bus is None and self._store is not None:
             with _setting_up:
                 if self._bus is None:
-                    self._bus = Bus(
-                        self.config,
-                        self.clock,
-                        self.metrics,
+                    self._bus = self._store.listen(
                         self._origin,
-                        on_message=self._on_message,
-                        on_ticks=self._on_ticks,
-                        on_gap=self._holdings.forget_everything,
-                        on_heard=self._store.was_heard,
+                        Handlers(self._holdings.apply, self._on_ticks, lambda: self._holdings.apply(EVERYTHING)),
                     )
         return self._bus
 
@@ -525,7 +546,7 @@ class SmartCache:
         self.volatility = Volatility(limits, config.vix_keys)
         self.governor = Governor(config.governor_evaluations)
         if store is None and config.redis_url:
-            store = RedisStore(config, self.clock, self.metrics)
+            store = _redis_store(config, self.clock, self.metrics)
         self._store = store
         self._tally = Tally(self.metrics)
         self._begin_process()
@@ -539,7 +560,14 @@ class SmartCache:
         )
         self._holdings = Holdings(memory)
         self._loader = Loader(
-            self.config, self.clock, self._rng, self._tally, self._holdings, self._store, self._owes_the_store
+            self.config,
+            self.clock,
+            self._rng,
+            self._tally,
+            self._holdings,
+            self._store,
+            lambda: self._bus,
+            self._origin,
         )
         self.volatility.renew_lock()
         self._tally.memory(0, 0)
@@ -669,26 +697,31 @@ class SmartCacheEnhanced(SmartCache):
         """
         markets = self.tag_manager.affected_by(event_type)
         match_id = match_id_of(match_key)
-        retired = self._holdings.retire(match_id, markets)
-        keys, acknowledged = await self._change(
-            "invalidate", protocol.invalidate_match(self._origin, match_id, markets)
-        )
-        retired |= {key.decode() for key in keys or ()}
-        self._holdings.retire(match_id, markets)  # as in expire
+        retired, acknowledged = await self._change(Change("delete", "match", match_id, markets))
         total = len(self.tag_manager.markets)
         self._tally.surgical_invalidations.add()
         self._tally.markets_affected.add(len(markets))
         self._tally.markets_preserved.add(total - len(markets))
-        self._tally.keys_deleted.add(len(retired))
+        self._tally.keys_deleted.add(retired)
         decision = self.tag_manager.get_affected_markets(event_type)
         return InvalidationResult(
-            invalidated_count=len(retired),
+            invalidated_count=retired,
             affected_markets=list(markets),
             cpu_saving_pct=decision["cpu_saving_pct"],
             total_markets=total,
             reasoning=decision["reasoning"],
             acknowledged=acknowledged,
         )
+
+
+def _redis_store(config: CacheConfig, clock: Clock, metrics: CacheMetrics) -> Store:
+    try:
+        from smartcache.redis_store import RedisStore
+    except ImportError as error:
+        raise ConfigError(
+            f"SMARTCACHE_REDIS_URL is set but {error.name} is not installed: pip install 'smartcache[redis]'"
+        ) from error
+    return RedisStore(config, clock, metrics)
 
 
 #: Held while an engine sets itself up or starts listening, so that threads do it once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from smartcache.codec import Envelope, Stored
@@ -18,10 +19,10 @@ __all__ = ["Entry", "judge"]
 class Entry:
     """A held value.
 
-    ``born`` is the instant at which its compute ended, on this process's monotonic clock; ``written`` is when the
-    store took it in, on the store's. ``judgement`` holds the last one with its conditions, so that asking again under
-    the same conditions costs a comparison; ``standing`` spares asking at all. ``visited``, ``newer`` and ``older``
-    belong to the memory tier.
+    ``born`` is the instant at which its compute ended, on this process's monotonic clock; ``written`` is the stamp of
+    its writing, on the store's; empty when it is not there. ``judgement`` holds the last one with its conditions, so
+    that asking again under the same conditions costs a comparison; ``standing`` spares asking at all. ``visited``,
+    ``newer`` and ``older`` belong to the memory tier.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Entry:
         "stale_for",
         "stale_if_error_for",
         "standing",
+        "tags",
         "ttl",
         "value",
         "versions",
@@ -63,8 +65,9 @@ class Entry:
         stale_for: float | None = None,
         stale_if_error_for: float | None = None,
         shorten: float = 1.0,
-        versions: dict[str, str] | None = None,
-        written: float = 0.0,
+        tags: tuple[str, ...] = (),
+        versions: Mapping[str, str] | None = None,
+        written: str = "",
         expired: bool = False,
         size: int = 0,
     ) -> None:
@@ -80,7 +83,8 @@ class Entry:
         self.stale_for = stale_for
         self.stale_if_error_for = stale_if_error_for
         self.shorten = shorten
-        self.versions = versions or {}
+        self.tags = tags
+        self.versions: Mapping[str, str] = versions or {}
         self.written = written
         self.expired = expired
         self.size = size
@@ -107,6 +111,7 @@ class Entry:
             stale_for=kept.stale_for,
             stale_if_error_for=kept.stale_if_error_for,
             shorten=kept.shorten,
+            tags=kept.tags,
             versions=kept.versions,
             written=stored.written,
             expired=stored.expired,
@@ -126,7 +131,8 @@ class Entry:
             stale_for=self.stale_for,
             stale_if_error_for=self.stale_if_error_for,
             shorten=self.shorten,
-            versions=self.versions,
+            versions=dict(self.versions),
+            tags=self.tags,
         )
 
 

@@ -8,6 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from smartcache.protocol import Change
+from smartcache.request import Request
+
 __all__ = ["Board", "Flight"]
 
 T = TypeVar("T")
@@ -18,12 +21,12 @@ class Flight(Generic[T]):
 
     Attributes:
         loop: the event loop that runs it.
-        match_id: match it computes for, if any.
-        market: market it computes for, if any.
+        asked_by: the request that it computes for.
         exclusive: whether someone waits who may be given only what is computed from its start on.
         started: whether the compute has begun; until then, whoever needs a compute that starts later may join.
         fenced: whether something was invalidated since it began, so that its result may be handed to those who
             waited already, but to nobody else.
+        changed_tags: tags that were invalidated since it began; its result may turn out to carry one of them.
         gone: whether that took away what was held before too, so that it may not be served if the compute fails.
         following: the flight that starts when this one ends.
     """
@@ -35,24 +38,24 @@ class Flight(Generic[T]):
         "_trace",
         "_value",
         "_waiters",
+        "asked_by",
+        "changed_tags",
         "exclusive",
         "fenced",
         "following",
         "gone",
         "loop",
-        "market",
-        "match_id",
         "started",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, match_id: str | None, market: str | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, asked_by: Request) -> None:
         self.loop = loop
-        self.match_id = match_id
-        self.market = market
+        self.asked_by = asked_by
         self.exclusive = False
         self.started = False
         self.fenced = False
         self.gone = False
+        self.changed_tags: set[str] = set()
         self.following: Flight[T] | None = None
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -128,25 +131,21 @@ class Board(Generic[T]):
         """The flight of a key, if there is one."""
         return self._flights.get(key)
 
-    def join(
-        self, key: str, match_id: str | None, market: str | None, only_later: bool
-    ) -> tuple[Flight[T], Flight[T] | None, bool]:
+    def join(self, request: Request, only_later: bool) -> tuple[Flight[T], Flight[T] | None, bool]:
         """The flight a caller belongs to.
 
         Args:
-            key: what is asked for.
-            match_id: match of the key, if any.
-            market: market of the key, if any.
+            request: who asks.
             only_later: the caller may share only a compute that starts from now on.
 
         Returns:
             The flight, the flight it has to wait for before it starts, and whether the caller must run it.
         """
-        loop = asyncio.get_running_loop()
+        loop, key = asyncio.get_running_loop(), request.key
         with self._lock:
             running = self._flights.get(key)
             if running is None or not running.loop.is_running():  # a loop at rest brings nothing to its end
-                flight = self._flights[key] = Flight(loop, match_id, market)
+                flight = self._flights[key] = Flight(loop, request)
                 flight.exclusive = only_later
                 return flight, None, True
             if not running.started or not (only_later or running.fenced):
@@ -154,7 +153,7 @@ class Board(Generic[T]):
                 return running, None, False
             before, mine = None, running.following is None or not running.following.loop.is_running()
             if mine:
-                running.following = Flight(loop, match_id, market)
+                running.following = Flight(loop, request)
                 before = running
             assert running.following is not None
             running.following.exclusive = running.following.exclusive or only_later
@@ -169,24 +168,19 @@ class Board(Generic[T]):
                 else:
                     self._flights[key] = flight.following
 
-    def fence(self, match_id: str, markets: frozenset[str]) -> None:
-        """Mark the flights that an event overtakes."""
+    def fence(self, change: Change) -> None:
+        """Mark the flights that a change overtakes."""
         with self._lock:
-            for flight in self._flights.values():
-                if flight.match_id == match_id and (flight.market is None or flight.market in markets):
-                    _fence(flight, gone=True)
-
-    def fence_key(self, key: str, *, gone: bool) -> None:
-        """Mark the flight of one key."""
-        with self._lock:
-            if key in self._flights:
-                _fence(self._flights[key], gone=gone)
-
-    def fence_all(self) -> None:
-        """Mark every flight."""
-        with self._lock:
-            for flight in self._flights.values():
-                _fence(flight, gone=True)
+            if change.what == "key":
+                flights = [flight] if (flight := self._flights.get(change.name)) else []
+            else:
+                flights = list(self._flights.values())
+            for flight in flights:
+                asked = flight.asked_by
+                if change.what == "tag":
+                    flight.changed_tags.add(change.name)
+                if change.concerns(asked.key, asked.match_id, asked.market, asked.tags):
+                    _fence(flight, gone=change.do == "delete")
 
 
 def _fence(flight: Flight[T], *, gone: bool) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from smartcache.entry import Entry
 from smartcache.flight import Board, Flight
 from smartcache.memory import MemoryTier
+from smartcache.protocol import Change
 
 __all__ = ["Holdings"]
 
@@ -38,41 +37,27 @@ class Holdings:
     def keep(self, entry: Entry, flight: Flight[Entry]) -> bool:
         """Hold an entry that was computed, unless something overtook its flight; whether it is held."""
         with self.memory.lock:
-            if flight.fenced:
+            if flight.fenced or not flight.changed_tags.isdisjoint(entry.tags):
                 return False
             self.memory.put(entry)
             return True
 
-    def retire(self, match_id: str, markets: Iterable[str]) -> set[str]:
-        """Let go of a match's markets; returns the keys that were held."""
-        affected = frozenset(markets)
+    def apply(self, change: Change) -> set[str]:
+        """Let a change take hold; returns the keys of the values it met."""
         with self.memory.lock:
             self.epoch += 1
-            self.board.fence(match_id, affected)
-            return self.memory.retire(match_id, affected)
+            self.board.fence(change)
+            if change == EVERYTHING:
+                return self.memory.clear()
+            met = self.memory.concerned(change)
+            for entry in met:
+                if change.do == "delete":
+                    self.memory.drop(entry.key)
+                else:
+                    entry.expired = True
+                    entry.standing = None
+            return {entry.key for entry in met}
 
-    def forget(self, key: str) -> int:
-        """Let go of a key; returns how many values that was."""
-        with self.memory.lock:
-            self.epoch += 1
-            self.board.fence_key(key, gone=True)
-            return int(self.memory.drop(key) is not None)
 
-    def expire(self, key: str) -> int:
-        """Mark a key's value as expired; returns how many values that was."""
-        with self.memory.lock:
-            self.epoch += 1
-            self.board.fence_key(key, gone=False)
-            entry = self.memory.get(key)
-            if entry is None:
-                return 0
-            entry.expired = True
-            entry.standing = None
-            return 1
-
-    def forget_everything(self) -> int:
-        """Let go of everything; returns how many values that was."""
-        with self.memory.lock:
-            self.epoch += 1
-            self.board.fence_all()
-            return self.memory.clear()
+#: The change that retires everything.
+EVERYTHING = Change("delete", "all")

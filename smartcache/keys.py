@@ -6,14 +6,19 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["KeyFactory", "check_key", "key_factory", "match_id_of"]
+__all__ = ["KeyFactory", "check_key", "escape", "key_factory", "match_id_of"]
 
 LONGEST_KEY: Final = 1024
 # What would break a key apart or hide in a log: separators, braces, the escape sign, white space, control characters.
 _UNSAFE: Final = re.compile(r"[:{}%\s\x00-\x1f\x7f]")
 
 
-def _escape(part: object) -> str:
+def escape(part: object) -> str:
+    """``part`` as text that can stand between separators; percent signs and two hex digits for what cannot.
+
+    Raises:
+        ValueError: empty.
+    """
     text = str(part)
     if not text:
         raise ValueError("a part of a key is empty: every part must name something")
@@ -65,8 +70,8 @@ class KeyFactory:
     def key(self, namespace: str, match_id: str | int, *variant: str | int) -> str:
         """A key in ``namespace`` for a match; ``variant`` parts follow in order."""
         parts = [self.app, self.environment, self.version, namespace]
-        tail = [f"{{m_{_escape(match_id)}}}", *(_escape(part) for part in variant)]
-        return ":".join([*(_escape(part) for part in parts), *tail])
+        tail = [f"{{m_{escape(match_id)}}}", *(escape(part) for part in variant)]
+        return ":".join([*(escape(part) for part in parts), *tail])
 
     def prediction(self, match_id: str | int, market: str) -> str:
         """The key of a match's prediction for one market."""
@@ -74,8 +79,8 @@ class KeyFactory:
 
     def market_key(self, match_id: str | int, market: str, selection: str, line: str | float = "") -> str:
         """The key of one price: match, market, selection and line, as volatility windows are keyed."""
-        line_part = _escape(line) if line != "" else ""
-        return ":".join([_escape(match_id), _escape(market), _escape(selection), line_part])
+        line_part = escape(line) if line != "" else ""
+        return ":".join([escape(match_id), escape(market), escape(selection), line_part])
 
 
 key_factory: Final = KeyFactory()

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import math
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
+from smartcache import compute, protocol
 from smartcache.clock import Clock
 from smartcache.codec import UnreadableEntryError, check_json, decode_entry, encode_entry
+from smartcache.compute import ComputeContext
 from smartcache.config import CacheConfig
 from smartcache.entry import Entry, judge
 from smartcache.errors import ComputeCancelledError, ComputeTimeoutError, ReentrantComputeError
 from smartcache.flight import Flight
 from smartcache.freshness import refresh_early
 from smartcache.holdings import Holdings
+from smartcache.protocol import NEVER, moved
 from smartcache.request import Request
-from smartcache.store import RedisStore, StoreUnavailableError
+from smartcache.store import Begun, Bus, Store, StoreUnavailableError
 from smartcache.tally import Tally
 
 __all__ = ["Loader"]
 
 #: Below this chance X-Fetch's draw is not made: e**-40.
 _HARDLY: Final = 40.0
-_LEASE_POLL_SECONDS: Final = (0.005, 0.01, 0.02, 0.04)
 #: The store's clock read twice may differ by this much before an entry is "from the future".
 _CLOCK_SLACK: Final = 0.001
 _MOST_FAILURES: Final = 10_000
-
-#: The computes, by engine and key, that led to the code that runs now.
-_computing: contextvars.ContextVar[tuple[tuple[Loader, str, Flight[Entry]], ...]] = contextvars.ContextVar(
-    "smartcache_computing", default=()
-)
 
 
 class Loader:
@@ -47,7 +43,8 @@ class Loader:
         tally: where it counts.
         holdings: what this process holds.
         store: the store tier, if any.
-        owes_the_store: whether the store has yet to hear of changes made here, so that what it holds may be retired.
+        bus: gives the bus, if there is one by now.
+        origin: this process's random name.
     """
 
     def __init__(
@@ -57,8 +54,9 @@ class Loader:
         rng: Callable[[], float],
         tally: Tally,
         holdings: Holdings,
-        store: RedisStore | None,
-        owes_the_store: Callable[[], bool],
+        store: Store | None,
+        bus: Callable[[], Bus | None],
+        origin: str,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -66,7 +64,8 @@ class Loader:
         self._tally = tally
         self._holdings = holdings
         self._store = store
-        self._owes_the_store = owes_the_store
+        self._bus = bus
+        self._origin = origin
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rests: dict[str, float] = {}
         self._refreshing = 0
@@ -77,7 +76,7 @@ class Loader:
         Raises:
             ReentrantComputeError: ``key`` is asked for by its own compute.
         """
-        if any(loader is self and key == asked and not flight.done for loader, asked, flight in _computing.get()):
+        if any(loader is self and key == of.key and not flight.done for loader, flight, of in compute.running.get()):
             raise ReentrantComputeError(
                 f"the compute of {key!r} asked for {key!r}, which would wait for itself for ever: "
                 "call the function it needs directly"
@@ -112,8 +111,9 @@ class Loader:
             asked = self._clock.monotonic()
             reading = await self._store.read(request.key, tuple(entry.versions))
             entry = self._decode(request.key, reading.data, reading.now, asked)
-        if entry is None or any(reading.versions.get(name) != number for name, number in entry.versions.items()):
+        if entry is None or (state := moved(entry.versions, reading.versions)) == "gone":
             return None
+        entry.expired = entry.expired or state == "expired"
         self._holdings.take_in(entry, epoch)
         return entry
 
@@ -126,7 +126,7 @@ class Loader:
         except UnreadableEntryError:
             self._tally.unreadable.add()
             return None
-        age = store_now - stored.written
+        age = store_now - int(stored.written) / 1e6
         if age < -_CLOCK_SLACK:
             return None  # from the future: the store's clock was set back
         return Entry.from_stored(key, stored, asked - max(0.0, age))
@@ -156,7 +156,7 @@ class Loader:
             Exception: what the compute raised.
         """
         board = self._holdings.board
-        flight, before, mine = board.join(request.key, request.match_id, request.market, only_later)
+        flight, before, mine = board.join(request, only_later)
         if mine:
             self._launch(flight, before, request, held, keep=keep)
         else:
@@ -213,10 +213,12 @@ class Loader:
 
     async def _get(self, flight: Flight[Entry], request: Request, held: Entry | None, *, keep: bool) -> Entry:
         """Get the lease, compute, and store under the versions the compute began with."""
+        bus = self._bus()
         # A store that has yet to hear of a change made here would let its old versions pass.
-        store = self._store if keep and not self._owes_the_store() else None
+        store = self._store if keep and not self.owes_the_store() else None
         token = secrets.token_hex(8)
-        versions: dict[str, str] = {}
+        begun = None
+        position = None if store is None or bus is None else bus.position
         if store is not None:
             try:
                 found = await self._wait_for_lease(store, flight, request, held, token)
@@ -227,71 +229,118 @@ class Loader:
             else:
                 if isinstance(found, Entry):
                     return found
-                versions = found
+                begun = found
         renewal = None if store is None else self._spawn(self._renew(store, request.key, token))
-        leased = store is not None
         try:
             began = self._clock.monotonic()
-            value = await self._compute(flight, request)
-            entry = self._entry(request, value, self._clock.monotonic() - began, versions)
+            context = ComputeContext(request.key)
+            if held is not None:
+                context.held, context.held_age = held.value, began - held.born
+            value = await self._compute(flight, request, context)
+            seconds = self._clock.monotonic() - began
+            if keep and store is not None and begun is not None:
+                begun = await self._with_late_versions(store, begun, request, context, position)
+                keep = begun is not None
+                if not keep:
+                    self._tally.writes_fenced.add()
+            entry = self._entry(request, value, seconds, context, begun)
             payload = encode_entry(entry.envelope())
             entry.size = len(payload)
             lasts = self._lasts(request, entry)
-            if not keep or lasts <= 0:
+            if not keep or not context.storing or lasts <= 0:
                 return entry
             written = True
-            if store is not None:
+            if store is not None and begun is not None:
                 try:
-                    written = await store.commit(
-                        request.key, token, payload, lasts, request.match_id, request.market, versions
+                    stamp = await store.commit(
+                        request.key, payload, lasts, request.match_id, request.market, entry.tags, begun
                     )
-                    leased = False
                 except StoreUnavailableError:
+                    self._spawn(self._release(store, request.key, token))
                     store = None  # then at least this process has it
+                else:
+                    entry.written, written = stamp or "", stamp is not None
+                begun = None
             if not written or (not self._holdings.keep(entry, flight) and store is None):
                 self._tally.writes_fenced.add()
             return entry
         finally:
             if renewal is not None:
                 renewal.cancel()
-            if leased and store is not None:
+            if begun is not None and store is not None:
                 self._spawn(self._release(store, request.key, token))
 
+    def owes_the_store(self) -> bool:
+        """Whether the store has yet to hear of a change made here; until then it may hold what was retired."""
+        bus = self._bus()
+        return bus is not None and bus.queued > 0
+
     async def _wait_for_lease(
-        self, store: RedisStore, flight: Flight[Entry], request: Request, held: Entry | None, token: str
-    ) -> dict[str, str] | Entry:
+        self, store: Store, flight: Flight[Entry], request: Request, held: Entry | None, token: str
+    ) -> Begun | Entry:
         """Wait for the lease on a key, or for the value that the process which has it brings.
 
         Returns:
-            The versions to compute under, once the lease is ours; or the other process's value.
+            What to compute under, once the lease is ours; or the other process's value.
         """
-        attempt = 0
-        known = 0.0 if held is None else held.written
-        while True:
-            epoch, asked = self._holdings.epoch, self._clock.monotonic()
-            lease = await store.begin(request.key, token, request.versions)
-            newer = None if flight.exclusive else self._decode(request.key, lease.data, lease.now, asked)
-            if newer is not None and newer.written > known and not newer.expired:
-                now = self._clock.monotonic()
-                life = judge(newer, request, math.inf, self._config.default_ttl, now, self._clock.time())
-                current = all(lease.versions.get(name, number) == number for name, number in newer.versions.items())
-                if current and now - newer.born < life.expiry:
-                    if lease.granted:
-                        await store.release(request.key, token)
-                    self._holdings.take_in(newer, epoch)
-                    if attempt:
-                        self._tally.coalesced.add()
-                    return newer
-            if lease.granted:
-                return lease.versions
-            await asyncio.sleep(_LEASE_POLL_SECONDS[min(attempt, len(_LEASE_POLL_SECONDS) - 1)])
-            attempt += 1
+        newer_than = "" if held is None else held.written
+        # Who must not share an older compute may share one that another process began after this question.
+        begun_from = NEVER if flight.exclusive else ""
 
-    async def _compute(self, flight: Flight[Entry], request: Request) -> Any:
+        async def ask() -> Begun | Entry | float:
+            nonlocal newer_than, begun_from
+            while True:
+                epoch, asked = self._holdings.epoch, self._clock.monotonic()
+                lease = await store.begin(request.key, token, request.versions, newer_than, begun_from, self._origin)
+                if begun_from == NEVER:
+                    begun_from = lease.stamp
+                if lease.state == "granted":
+                    return Begun(token, lease.stamp, lease.versions)
+                if lease.state == "refused":
+                    return lease.left
+                entry = self._decode(request.key, lease.data, lease.now, asked)
+                if entry is not None and self._will_do(entry, request, lease.versions):
+                    self._holdings.take_in(entry, epoch)
+                    return entry
+                newer_than = NEVER if entry is None else entry.written
+
+        answer = await ask()
+        if not isinstance(answer, float):
+            return answer
+        with store.waiting(request.key) as until_free:
+            while True:
+                answer = await ask()
+                if not isinstance(answer, float):
+                    if isinstance(answer, Entry):
+                        self._tally.coalesced.add()
+                    return answer
+                await until_free(answer)
+
+    def _will_do(self, entry: Entry, request: Request, versions: Mapping[str, str]) -> bool:
+        """Whether a value that another process has stored answers the request."""
+        now = self._clock.monotonic()
+        life = judge(entry, request, math.inf, self._config.default_ttl, now, self._clock.time())
+        known = {name: number for name, number in entry.versions.items() if name in versions}
+        return not entry.expired and now - entry.born < life.expiry and moved(known, versions) == "same"
+
+    async def _with_late_versions(
+        self, store: Store, begun: Begun, request: Request, context: ComputeContext, position: Any
+    ) -> Begun | None:
+        """What the write is held to, with the versions of tags that the compute named; None if one may have moved."""
+        late = [protocol.tag_version(tag) for tag in context.tags if tag not in request.tags]
+        if not late:
+            return begun
+        try:
+            found = None if position is None else await store.late_versions(late, position)
+        except StoreUnavailableError:
+            found = None
+        return None if found is None else begun._replace(versions={**begun.versions, **found})
+
+    async def _compute(self, flight: Flight[Entry], request: Request, context: ComputeContext) -> Any:
         tally = self._tally
         # Callers have their own patience; one in a hurry must not take the compute from the others.
         hard = request.compute_timeout or max(self._config.hard_timeout, self._hard_timeout(request))
-        token = _computing.set((*_computing.get(), (self, request.key, flight)))
+        token = compute.running.set((*compute.running.get(), (self, flight, context)))
         start = self._clock.monotonic()
         tally.computes_in_progress.add(1)
         outcome = "error"
@@ -321,12 +370,14 @@ class Loader:
                 raise
             raise ComputeCancelledError(f"the compute of {request.key!r} was cancelled from within") from error
         finally:
-            _computing.reset(token)
+            compute.running.reset(token)
             tally.computes_in_progress.add(-1)
             tally.computes[outcome].add()
             tally.compute_duration.observe(self._clock.monotonic() - start)
 
-    def _entry(self, request: Request, value: Any, seconds: float, versions: dict[str, str]) -> Entry:
+    def _entry(
+        self, request: Request, value: Any, seconds: float, context: ComputeContext, begun: Begun | None
+    ) -> Entry:
         return Entry(
             request.key,
             value,
@@ -336,11 +387,12 @@ class Loader:
             lineup_confirmed=bool(request.lineup_confirmed),
             match_id=request.match_id,
             market=request.market,
-            ttl=request.ttl,
+            ttl=least(request.ttl, context.ttl),
             stale_for=request.stale_for,
             stale_if_error_for=request.stale_if_error_for,
             shorten=1 - self._config.jitter * self._rng(),
-            versions=versions,
+            tags=tuple(dict.fromkeys((*request.tags, *context.tags))),
+            versions={} if begun is None else begun.versions,
         )
 
     def error_limit(self, request: Request, held: Entry, store_answers: bool) -> float:
@@ -363,7 +415,7 @@ class Loader:
     def _hard_timeout(self, request: Request) -> float:
         return self._config.hard_timeout if request.hard_timeout is None else request.hard_timeout
 
-    async def _renew(self, store: RedisStore, key: str, token: str) -> None:
+    async def _renew(self, store: Store, key: str, token: str) -> None:
         while True:
             await asyncio.sleep(self._config.lease_seconds / 3)
             try:
@@ -372,7 +424,7 @@ class Loader:
             except StoreUnavailableError:
                 continue
 
-    async def _release(self, store: RedisStore, key: str, token: str) -> None:
+    async def _release(self, store: Store, key: str, token: str) -> None:
         try:
             await store.release(key, token)
         except StoreUnavailableError:
@@ -404,9 +456,7 @@ class Loader:
             self._tally.refreshes_skipped.add()
             return False
         request = asked_by.for_refresh(self._config.refresh_timeout)
-        flight, before, mine = self._holdings.board.join(
-            request.key, request.match_id, request.market, only_later=False
-        )
+        flight, before, mine = self._holdings.board.join(request, only_later=False)
         if not mine:
             return False
         self._refreshing += 1
@@ -418,9 +468,9 @@ class Loader:
             (self._tally.refresh_errors if flight.failed else self._tally.refresh_successes).add()
 
         # Nobody waits for a refresh, so what it asks for in turn is its own affair.
-        waited_for = _computing.set(())
+        waited_for = compute.running.set(())
         self._launch(flight, before, request, entry, keep=True).add_done_callback(count)
-        _computing.reset(waited_for)
+        compute.running.reset(waited_for)
         return True
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -428,3 +478,8 @@ class Loader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def least(one: float | None, other: float | None) -> float | None:
+    """The smaller of two limits, of which either may be missing."""
+    return other if one is None else one if other is None else min(one, other)

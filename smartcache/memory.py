@@ -7,10 +7,11 @@ no lock; a scan that is never asked for again leaves at the first pass of the ha
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 
 from smartcache.entry import Entry
+from smartcache.protocol import Change
 
 __all__ = ["MemoryTier"]
 
@@ -37,7 +38,8 @@ class MemoryTier:
         self._on_change = on_change
         self._on_evict = on_evict
         self._entries: dict[str, Entry] = {}
-        self._by_match: dict[str, set[str]] = {}
+        #: Keys by match and by tag.
+        self._by_owner: dict[tuple[str, str], set[str]] = {}
         self._bytes = 0
         self._newest: Entry | None = None
         self._oldest: Entry | None = None
@@ -88,30 +90,27 @@ class MemoryTier:
                 self._on_change(len(self._entries), self._bytes)
             return entry
 
-    def retire(self, match_id: str, markets: Collection[str]) -> set[str]:
-        """Let go of a match's entries for ``markets``, and of those that name no market; returns their keys."""
+    def concerned(self, change: Change) -> list[Entry]:
+        """The entries that a change means; finding them costs what the match or tag has, not what is held."""
         with self.lock:
-            retired = {
-                key
-                for key in self._by_match.get(match_id, ())
-                if (market := self._entries[key].market) is None or market in markets
-            }
-            for key in retired:
-                self._unlink(self._entries[key])
-            if retired:
-                self._on_change(len(self._entries), self._bytes)
-            return retired
+            if change.what == "key":
+                entry = self._entries.get(change.name)
+                return [] if entry is None else [entry]
+            if change.what == "all":
+                return list(self._entries.values())
+            entries = [self._entries[key] for key in self._by_owner.get((change.what, change.name), ())]
+            return [one for one in entries if change.concerns(one.key, one.match_id, one.market, one.tags)]
 
-    def clear(self) -> int:
-        """Let go of everything; returns how many entries that was."""
+    def clear(self) -> set[str]:
+        """Let go of everything; returns the keys that were held."""
         with self.lock:
-            count = len(self._entries)
+            held = set(self._entries)
             self._entries = {}
-            self._by_match = {}
+            self._by_owner = {}
             self._bytes = 0
             self._newest = self._oldest = self._hand = None
             self._on_change(0, 0)
-            return count
+            return held
 
     def _victim(self) -> Entry:
         hand = self._hand or self._oldest
@@ -126,8 +125,8 @@ class MemoryTier:
     def _link(self, entry: Entry) -> None:
         self._entries[entry.key] = entry
         self._bytes += entry.size
-        if entry.match_id is not None:
-            self._by_match.setdefault(entry.match_id, set()).add(entry.key)
+        for owner in _owners(entry):
+            self._by_owner.setdefault(owner, set()).add(entry.key)
         entry.older, entry.newer = self._newest, None
         if self._newest is not None:
             self._newest.newer = entry
@@ -138,11 +137,11 @@ class MemoryTier:
     def _unlink(self, entry: Entry) -> None:
         del self._entries[entry.key]
         self._bytes -= entry.size
-        if entry.match_id is not None:
-            siblings = self._by_match[entry.match_id]
+        for owner in _owners(entry):
+            siblings = self._by_owner[owner]
             siblings.discard(entry.key)
             if not siblings:
-                del self._by_match[entry.match_id]
+                del self._by_owner[owner]
         if self._hand is entry:
             self._hand = entry.newer
         if entry.newer is not None:
@@ -154,3 +153,8 @@ class MemoryTier:
         else:
             self._oldest = entry.newer
         entry.older = entry.newer = None
+
+
+def _owners(entry: Entry) -> list[tuple[str, str]]:
+    match = [] if entry.match_id is None else [("match", entry.match_id)]
+    return [*match, *(("tag", tag) for tag in entry.tags)]

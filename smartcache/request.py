@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, TypedDict
 
@@ -11,7 +11,7 @@ from smartcache import protocol
 from smartcache.golden_hour import Zone, kickoff_epoch
 from smartcache.keys import check_key
 
-__all__ = ["MatchContext", "Request", "check_odds", "check_seconds"]
+__all__ = ["MatchContext", "Request", "check_odds", "check_seconds", "check_tags"]
 
 
 class MatchContext(TypedDict, total=False):
@@ -29,6 +29,7 @@ class MatchContext(TypedDict, total=False):
 
 
 _LONGEST_NAME: Final = 256
+_ALL_ALONE: Final = (protocol.ALL,)
 _CONTEXT_KEYS: Final = tuple(MatchContext.__annotations__)
 
 
@@ -42,6 +43,7 @@ class Request:
         outcome: what it counts as if it ended now, a position in ``layout.OUTCOMES``.
         coalesced: it shares a compute that another started.
         gone: what was held when it came was deleted or retired while it waited.
+        tags: the caller's own tags.
         versions: names of the versions that its key depends on.
     """
 
@@ -64,6 +66,7 @@ class Request:
         "stale_for",
         "stale_if_error_for",
         "status",
+        "tags",
         "ttl",
         "versions",
         "zone",
@@ -92,7 +95,8 @@ class Request:
         self.outcome = outcome
         self.coalesced = False
         self.gone = False
-        self.versions: tuple[str, ...] = (protocol.ALL_VERSION,)
+        self.tags: tuple[str, ...] = ()
+        self.versions: tuple[str, ...] = _ALL_ALONE
 
     def read(self, context: MatchContext) -> None:
         """Take in a match context.
@@ -121,7 +125,16 @@ class Request:
             for market_key, price in odds.items():
                 check_odds(market_key, price)
             self.odds = odds
-        self.versions = protocol.version_names(self.match_id, self.market)
+        self.versions = protocol.dependencies(self.match_id, self.market, self.tags)
+
+    def tag(self, tags: Iterable[str]) -> None:
+        """Take in the caller's own tags.
+
+        Raises:
+            TypeError, ValueError: something that cannot be a tag.
+        """
+        self.tags = check_tags(tags)
+        self.versions = protocol.dependencies(self.match_id, self.market, self.tags)
 
     def for_refresh(self, compute_timeout: float) -> Request:
         """The same question, asked by the engine itself, which gives the compute that many seconds."""
@@ -133,9 +146,21 @@ class Request:
         request.ttl = self.ttl
         request.stale_for = self.stale_for
         request.stale_if_error_for = self.stale_if_error_for
+        request.tags = self.tags
         request.versions = self.versions
         request.compute_timeout = compute_timeout
         return request
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """``tags``, each once.
+
+    Raises:
+        TypeError, ValueError: not a collection of printable texts of 1 to 256 characters.
+    """
+    if isinstance(tags, str):
+        raise TypeError(f"tags must be a collection of texts, got the text {tags!r}: write ({tags!r},)")
+    return tuple(dict.fromkeys(_name("a tag", tag) for tag in tags))
 
 
 def check_odds(market_key: str, odds: float) -> None:

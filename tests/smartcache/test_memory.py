@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from smartcache.entry import Entry
 from smartcache.memory import MemoryTier
+from smartcache.protocol import Change
 
 
 def entry(key: str, size: int = 1, match: str | None = None, market: str | None = None) -> Entry:
@@ -43,10 +44,13 @@ def test_a_match_is_retired_market_by_market() -> None:
     tier = MemoryTier(10, 1000)
     for key, match, market in [("a", "1", "btts"), ("b", "1", "penalty"), ("c", "1", None), ("d", "2", "btts")]:
         tier.put(entry(key, match=match, market=market))
-    assert tier.retire("1", {"btts"}) == {"a", "c"}, "an entry without a market goes with every event of its match"
+    met = {one.key for one in tier.concerned(Change("delete", "match", "1", ("btts",)))}
+    assert met == {"a", "c"}, "an entry without a market goes with every event of its match"
+    for key in met:
+        tier.drop(key)
     assert (tier.get("b"), tier.get("d")) != (None, None)
-    assert tier.retire("9", {"btts"}) == set()
-    assert tier.clear() == 2
+    assert tier.concerned(Change("delete", "match", "9", ("btts",))) == []
+    assert tier.clear() == {"b", "d"}
     assert (len(tier), tier.bytes_held) == (0, 0)
 
 
@@ -70,8 +74,9 @@ def test_bounds_and_books_hold_after_any_operations(operations: list[tuple[str, 
             tier.drop(key)
             model.pop(key, None)
         else:
-            for gone in tier.retire(match, {"btts"}):
-                model.pop(gone, None)
+            for gone in tier.concerned(Change("delete", "match", match, ("btts",))):
+                tier.drop(gone.key)
+                model.pop(gone.key, None)
             assert not any(tier.get(f"k{other}") for other in range(13) if str(other % 3) == match)
         held = {name for name in model if tier.get(name) is not None}
         assert len(tier) == len(held) <= most

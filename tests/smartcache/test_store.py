@@ -22,6 +22,9 @@ from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory, 
 from smartcache.clock import SystemClock
 
 KEY = key_factory.prediction("7", "btts")
+NAMES = protocol.Names(1)
+BTTS = NAMES.version(protocol.match_version("7", "btts"))
+ALL = NAMES.version(protocol.ALL)
 
 
 def context(**more: Any) -> Any:
@@ -44,7 +47,7 @@ async def ready(*caches: SmartCacheEnhanced) -> None:
     """Wait until each has caught up with the bus."""
     for cache in caches:
         await cache.start()
-    await eventually(lambda: all(cache._bus and cache._bus._log_id is not None for cache in caches))
+    await eventually(lambda: all(cache._bus and cache._bus.position for cache in caches))
 
 
 async def test_a_value_computed_in_one_process_is_found_by_another(make_cache: Any, model: Model) -> None:
@@ -63,7 +66,7 @@ async def test_the_key_stands_in_the_store_under_its_own_name_with_a_lifetime(
 ) -> None:
     await make_cache().get_with_intelligence(KEY, model, context())
     assert 0 < raw.pttl(KEY) <= 2 * 3600 * 1000, "nothing outlives its kickoff"
-    assert raw.hgetall("smartcache:index:{m_7}") == {KEY.encode(): b"btts"}
+    assert raw.zrange(NAMES.index("m:7"), 0, -1) == [b"btts\n" + KEY.encode()]
     assert not raw.exists(f"smartcache:lease:{KEY}"), "the lease is given back"
 
 
@@ -226,10 +229,10 @@ async def test_what_stands_in_the_way_of_an_invalidation_is_replaced(
 ) -> None:
     one, other = make_cache(), make_cache()
     await ready(one, other)
-    for name in ("smartcache:index:{m_7}", "smartcache:version:{m_7}:btts"):
+    for name in (NAMES.index("m:7"), BTTS, NAMES.log(0)):
         raw.delete(name)
         raw.lpush(name, "wrong type")
-    raw.set("smartcache:version:all", "no number")
+    raw.set(ALL, "no number")
     assert (await one.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"]
     assert await one.invalidate_all() == 0
     assert one.health()["queued_invalidations"] == 0
@@ -241,7 +244,7 @@ async def test_a_version_that_is_no_text_makes_a_miss_and_hangs_nobody(
     make_cache: Any, model: Model, raw: redis.Redis
 ) -> None:
     await make_cache().get_with_intelligence(KEY, model, context())
-    raw.set("smartcache:version:all", b"\xff\xfe")
+    raw.set(ALL, b"\xff\xfe")
     async with asyncio.timeout(5):
         assert (await make_cache().get_with_intelligence(KEY, model, context())).value == {"run": 2}
 
@@ -259,7 +262,7 @@ async def test_an_entry_asked_for_without_its_match_is_still_retired_with_it(mak
 async def test_a_lost_version_counts_as_changed(make_cache: Any, model: Model, raw: redis.Redis) -> None:
     one, other = make_cache(), make_cache(memory_entries=0)
     await one.get_with_intelligence(KEY, model, context())
-    raw.delete("smartcache:version:{m_7}:btts")
+    raw.delete(BTTS)
     assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
 
 
@@ -267,7 +270,7 @@ async def test_a_flushed_store_is_noticed_and_memory_dropped(make_cache: Any, mo
     cache = make_cache()
     await ready(cache)
     await cache.invalidate_by_event(EventType.WEATHER_RAIN, "match:1")
-    await eventually(lambda: cache._bus._sequence is not None)
+    await eventually(lambda: cache._bus._position[0][0] is not None)
     await cache.get_with_intelligence(KEY, model, context())
     raw.flushall()
     await eventually(lambda: len(cache._holdings.memory) == 0)
@@ -280,7 +283,7 @@ async def test_a_foreign_message_on_the_log_counts_as_a_gap_and_the_bus_goes_on(
 ) -> None:
     one, other = make_cache(), make_cache()
     await ready(one, other)
-    raw.xadd("smartcache:log", {"not": "ours"})
+    raw.xadd(NAMES.log(0), {"not": "ours"})
     await eventually(lambda: one.metrics.snapshot().samples["smartcache_bus_gaps_total"][()] == 1)
     await one.get_with_intelligence(KEY, model, context())
     await other.invalidate_by_event(EventType.GK_CHANGE, "match:7")
@@ -289,7 +292,15 @@ async def test_a_foreign_message_on_the_log_counts_as_a_gap_and_the_bus_goes_on(
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"garbage", b"SC1", b"SC9L1740841200000000\x81", b"SC1L1740841200000000", b"SC1L1740841200000000\xc1\xc1"],
+    [
+        b"",
+        b"garbage",
+        b"SC2",
+        b"SC9L" + b"1740841200000000" * 2 + b"\x81",
+        b"SC2L" + b"1740841200000000" * 2,
+        b"SC2L" + b"1740841200000000" * 2 + b"\xc1\xc1",
+        b"SC1L1740841200000000\xc0",
+    ],
 )
 async def test_an_unreadable_entry_is_a_counted_miss(
     make_cache: Any, model: Model, raw: redis.Redis, data: bytes
@@ -346,7 +357,7 @@ async def test_what_was_queued_while_the_store_was_down_is_delivered_when_it_is_
     with ValkeyServer(port=port, data_dir=tmp_path):
         await eventually(lambda: cache.health()["queued_invalidations"] == 0)
         with redis.Redis(port=port) as client:
-            assert client.xlen("smartcache:log") == 1
+            assert client.xlen(NAMES.log(0)) == 1
         await eventually(lambda: cache.health()["bus"] == "ok")
     await cache.close()
 
@@ -357,8 +368,9 @@ async def test_what_the_store_has_not_heard_of_is_not_read_back_from_it(make_cac
     await cache.get_with_intelligence(KEY, model, context())
     assert cache._bus is not None
     # As after an invalidation that the store did not answer; the sender is held back by not being woken.
-    cache._bus._changes.append(protocol.invalidate_match(cache._origin, "7", ["btts"]))
-    cache._holdings.retire("7", ["btts"])
+    change = protocol.Change("delete", "match", "7", ("btts",))
+    cache._bus._changes.append(change)
+    cache._holdings.apply(change)
     assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}
     assert not (await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"], "kept in order"
     await eventually(lambda: cache.health()["queued_invalidations"] == 0)

@@ -1,0 +1,332 @@
+"""The bus on Valkey or Redis: how a change or a tick in one process reaches the others.
+
+Changes travel in the log of their lane, ticks in a stream. Publishing only wakes the readers: each asks for what comes
+after the last message it has seen, so one that was away catches up by itself, and the sequence numbers tell it when
+something was lost. An answer without messages, checked against the sequence, is the heartbeat: at that moment nothing
+was missed. Two threads do the work, so that it goes on whatever the application's event loops are busy with.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any, Final
+
+import msgspec
+import redis
+import redis.cluster
+
+from smartcache import protocol
+from smartcache.clock import Clock
+from smartcache.config import CacheConfig
+from smartcache.metrics import CacheMetrics
+from smartcache.protocol import Change, Names
+from smartcache.store import Handlers, Tick
+
+__all__ = ["Position", "RedisBus"]
+
+_log: Final = logging.getLogger("smartcache.bus")
+#: How long to wait to be woken before asking anyway.
+_HEARTBEAT: Final = 0.4
+_MOST_AT_ONCE: Final = 1000
+_REPLY_TIMEOUT: Final = 1.0
+_RETRY_SECONDS: Final = 0.5
+_MOST_TICKS_WAITING: Final = 50_000
+
+#: By lane, the number and the id of the last message that was seen.
+Position = Mapping[int, tuple[bytes | None, bytes]]
+_change: Final = msgspec.json.Decoder(Change)
+
+
+class RedisBus:
+    """The listener and the sender of one process.
+
+    Args:
+        config: where the store is.
+        clock: monotonic time, for :attr:`heard`.
+        metrics: where messages, gaps and lag are counted.
+        names: where the store keeps what.
+        origin: this process's random name; its own messages come back and are not applied twice.
+        handlers: called from the listener's thread.
+        on_heard: called from the listener's thread whenever the store has answered.
+        on_wake: called from the listener's thread with a key whose lease may be free.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        clock: Clock,
+        metrics: CacheMetrics,
+        names: Names,
+        origin: str,
+        handlers: Handlers,
+        on_heard: Callable[[], None],
+        on_wake: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._names = names
+        self._origin = origin
+        self._handlers = handlers
+        self._on_heard = on_heard
+        self._on_wake = on_wake
+        self._messages = metrics.counter("smartcache_bus_messages_total", kind="invalidate")
+        self._tick_messages = metrics.counter("smartcache_bus_messages_total", kind="ticks")
+        self._gaps = metrics.counter("smartcache_bus_gaps_total")
+        self._queued = metrics.gauge("smartcache_invalidations_queued")
+        self._last_heard = metrics.gauge("smartcache_bus_lag_seconds")
+        #: Monotonic instant at which this process last knew that it had missed nothing.
+        self.heard = -math.inf
+        self._last_heard.set(clock.monotonic())
+        #: Whether the last attempt to hear something succeeded; None before the first.
+        self.connected: bool | None = None
+        self._tried = threading.Event()
+        self._position: dict[int, tuple[bytes | None, bytes]] = {}
+        # A window's worth to begin with.
+        self._ticks_id = f"{int((time.time() - config.vix_window) * 1000)}-0".encode()
+        self._ticks: deque[Tick] = deque(maxlen=_MOST_TICKS_WAITING)
+        self._changes: deque[Change] = deque()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._listen, name="smartcache-bus-listener", daemon=True),
+            threading.Thread(target=self._send, name="smartcache-bus-sender", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued(self) -> int:
+        """Changes that the store has not acknowledged yet."""
+        return len(self._changes)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this process knows that it has missed nothing."""
+        return self.connected is True and self._clock.monotonic() - self.heard <= self._config.bus_silence
+
+    @property
+    def position(self) -> Position:
+        """Where in the log this process stands."""
+        return dict(self._position)
+
+    def wait_until_tried(self, seconds: float) -> None:
+        """Block until the store was reached or found not to be, ``seconds`` at most."""
+        self._tried.wait(seconds)
+
+    def send_tick(self, tick: Tick) -> None:
+        """Let every other process know a price; returns at once."""
+        self._ticks.append(tick)
+        self._wake.set()
+
+    def send_later(self, change: Change) -> None:
+        """Deliver a change as soon as the store answers again; changes keep their order."""
+        self._changes.append(change)
+        self._queued.set(len(self._changes))
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop both threads; what could not be delivered is given one last try."""
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join(timeout=_REPLY_TIMEOUT + 1)
+        self._last_heard.set(0.0)  # nobody listens any more, so nothing lags
+
+    def _connect(self) -> Any:
+        """A blocking client of the server or the cluster."""
+        patience: dict[str, Any] = {
+            "socket_connect_timeout": self._config.store_connect_timeout,
+            "socket_timeout": _REPLY_TIMEOUT,
+            "protocol": 2,
+        }
+        urls = self._config.store_urls
+        if not self._config.redis_cluster:
+            return redis.Redis.from_url(urls[0], **patience)
+        failure: Exception | None = None
+        for url in urls:
+            try:
+                return redis.cluster.RedisCluster.from_url(url, **patience)
+            except redis.RedisError as error:
+                failure = error
+        raise failure or ConnectionError("no server of the cluster is named")
+
+    # -- listening ---------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with closing(self._connect()) as client, closing(client.pubsub()) as woken:
+                    # Subscribed before the log is read, so that nothing new goes by unnoticed.
+                    woken.subscribe(protocol.WAKE, protocol.wake_channel(self._origin))
+                    if not self._position:
+                        self._find_place(client)
+                    while not self._stop.is_set():
+                        self._catch_up(client)
+                        self._rest(woken)
+            except Exception as error:
+                if self._stop.is_set():
+                    return
+                if self.connected is not False:
+                    _log.warning("the bus is silent, memory is trusted no longer than %g s: %s",
+                                 self._config.bus_silence, error)  # fmt: skip
+                self.connected = False
+                self._tried.set()
+                self._stop.wait(_RETRY_SECONDS)
+
+    def _rest(self, woken: Any) -> None:
+        """Wait until there is something to read, a heartbeat at most; wakes for leases are passed on meanwhile."""
+        until = time.monotonic() + _HEARTBEAT
+        news = False
+        while (left := until - time.monotonic()) > 0:
+            message = woken.get_message(timeout=0.0 if news else left)
+            if message is None:
+                return
+            if message["type"] != "message":
+                continue
+            if message["channel"] == protocol.WAKE.encode():
+                news = True  # and whatever else is there already
+            else:
+                self._on_wake(message["data"].decode())
+
+    def _find_place(self, client: Any) -> None:
+        """Begin at the logs' ends; whatever was said before is taken as missed."""
+        asked = self._clock.monotonic()
+        pipeline = client.pipeline(transaction=False)
+        lanes = range(self._names.lanes)
+        for lane in lanes:
+            pipeline.get(self._names.sequence(lane))
+            pipeline.xrevrange(self._names.log(lane), count=1)
+            pipeline.get(self._names.sequence(lane))
+        answers = pipeline.execute()
+        for lane, before, newest, after in zip(lanes, answers[::3], answers[1::3], answers[2::3], strict=True):
+            if not newest:
+                self._position[lane] = after, b"0-0"
+            else:
+                # Where the number stood still it is that of the newest message, whatever became of the message itself.
+                message_id, fields = newest[0]
+                self._position[lane] = after if before == after else fields.get(b"n"), message_id
+        # What this process took into memory before it listened may have been retired meanwhile.
+        self._handlers.on_gap()
+        self._heard_at(asked)
+
+    def _catch_up(self, client: Any) -> None:
+        """Read what is new in every log, and the ticks."""
+        asked = self._clock.monotonic()
+        pipeline = client.pipeline(transaction=False)
+        lanes = range(self._names.lanes)
+        for lane in lanes:
+            # The number first, so that the messages up to it are among those that follow.
+            pipeline.get(self._names.sequence(lane))
+            pipeline.xrange(self._names.log(lane), min=b"(" + self._position[lane][1], count=_MOST_AT_ONCE)
+        pipeline.xrange(protocol.TICKS, min=b"(" + self._ticks_id, count=_MOST_AT_ONCE)
+        *answers, ticks = pipeline.execute()
+        more = len(ticks) == _MOST_AT_ONCE
+        for lane, sequence, messages in zip(lanes, answers[::2], answers[1::2], strict=True):
+            if self._went_back(lane, sequence):
+                _log.warning("the store went back in time (an old snapshot, or a replica that lagged took over): "
+                             "what it held is retired, since changes that it had acknowledged are undone")  # fmt: skip
+                self._run(client, Change("delete", "all"))
+            elif self._read_log(lane, sequence, messages):
+                more = more or len(messages) == _MOST_AT_ONCE
+                continue
+            else:
+                _log.warning("messages on the bus were lost; memory is dropped")
+            self._gaps.add()
+            self._find_place(client)
+            return
+        for message_id, fields in ticks:
+            self._ticks_id = message_id
+            if fields[b"from"].decode() != self._origin:
+                self._handlers.on_ticks([Tick(*tick) for tick in msgspec.msgpack.decode(fields[b"ticks"])])
+                self._tick_messages.add()
+        if more:
+            self._catch_up(client)
+        else:
+            self._heard_at(asked)
+
+    def _went_back(self, lane: int, sequence: bytes | None) -> bool:
+        seen = self._position[lane][0]
+        return bool(seen and sequence and seen.isdigit() and sequence.isdigit() and int(sequence) < int(seen))
+
+    def _read_log(self, lane: int, sequence: bytes | None, messages: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
+        """Apply a lane's new messages; whether it is certain that none is missing up to the number ``sequence``."""
+        number = self._position[lane][0]
+        for message_id, fields in messages:
+            try:
+                new = fields[b"n"]
+                if number is not None and int(new) != int(number) + 1:
+                    return False
+                if fields[b"from"].decode() != self._origin:
+                    self._handlers.on_change(_change.decode(fields[b"change"]))
+                    self._messages.add()
+            except (KeyError, ValueError, msgspec.MsgspecError):
+                return False  # none of ours, so nobody knows what it stands in place of
+            number = new
+            self._position[lane] = number, message_id
+        if number == sequence or len(messages) == _MOST_AT_ONCE:
+            return True
+        # Messages may have come after the number was read.
+        return bool(messages and number and sequence and sequence.isdigit() and int(number) > int(sequence))
+
+    def _heard_at(self, instant: float) -> None:
+        self.heard = instant
+        self._last_heard.set(instant)
+        if self.connected is False:
+            _log.warning("the bus is heard again")
+        self.connected = True
+        self._tried.set()
+        self._on_heard()
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        client: Any = None
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                if client is None:
+                    client = self._connect()
+                self._deliver(client)
+            except Exception as error:
+                _log.debug("what waits for the store is tried again: %s", error)
+                self._stop.wait(_RETRY_SECONDS)
+                self._wake.set()
+            if self._stop.is_set():
+                if client is not None:
+                    client.close()
+                return
+
+    def _run(self, client: Any, change: Change) -> None:
+        in_reach = not self._config.redis_cluster
+        if change.what == "key":
+            commands = protocol.drop(self._names, self._origin, change, in_reach=in_reach)
+        else:
+            commands = [protocol.retire(self._names, self._origin, change, in_reach=in_reach)]
+        for command in commands:
+            client.eval(command.script, len(command.keys), *command.keys, *command.args)
+
+    def _deliver(self, client: Any) -> None:
+        while self._changes:
+            self._run(client, self._changes[0])
+            self._changes.popleft()
+            self._queued.set(len(self._changes))
+        while self._ticks:
+            batch = [self._ticks.popleft() for _ in range(min(500, len(self._ticks)))]
+            try:
+                client.xadd(
+                    protocol.TICKS,
+                    {"from": self._origin, "ticks": msgspec.msgpack.encode(batch)},
+                    maxlen=protocol.TICKS_LENGTH,
+                    approximate=True,
+                )
+                client.publish(protocol.WAKE, "ticks")
+            except Exception:
+                self._ticks.extendleft(reversed(batch))
+                raise

@@ -1,0 +1,658 @@
+"""The store tier on Valkey or Redis, one server or a cluster: round trips shared by a loop tick, time-outs, breakers.
+
+The reads of all callers in one tick go out as one ``MGET`` to a single server and as one pipeline to each primary of a
+cluster; everything else that is asked in the tick goes with them in the same write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import sha1
+from typing import Any, Final, Literal
+
+import msgspec
+import redis
+from hiredis import pack_command
+
+from smartcache import protocol
+from smartcache.breaker import Breaker
+from smartcache.catalogue import BREAKER_STATES, STORE_OPERATIONS
+from smartcache.clock import Clock
+from smartcache.config import CacheConfig
+from smartcache.connection import Done, Endpoint, Node, Replies, is_error
+from smartcache.errors import ConfigError
+from smartcache.metrics import CacheMetrics
+from smartcache.protocol import Change, Command, Names
+from smartcache.redis_bus import RedisBus
+from smartcache.store import Begun, Handlers, Lease, Reading, Receipt, StoreUnavailableError
+
+__all__ = ["RedisStore"]
+
+Address = tuple[str, int]
+_STATES: Final[tuple[Literal["refused", "granted", "value"], ...]] = ("refused", "granted", "value")
+#: Longest wait for a lease before asking again, when wake-ups are heard and when they are not. They are a courtesy: one
+#: that is lost costs this much.
+_HEARING: Final = 0.5
+_DEAF: Final = 0.05
+#: Redirections of one question by a cluster that is moving slots.
+_MOST_REDIRECTIONS: Final = 4
+_SLOTS: Final = 16_384
+#: Seconds before a cluster is asked again who has which slot.
+_SLOTS_REST: Final = 0.1
+_INDEX_PAGE: Final = 500
+_TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
+_CLUSTER_SLOTS: Final = b"*2\r\n$7\r\nCLUSTER\r\n$5\r\nSLOTS\r\n"
+_ASKING: Final = b"*1\r\n$6\r\nASKING\r\n"
+
+
+def _endpoint(config: CacheConfig, url: str) -> Endpoint:
+    """What a URL says, by redis-py's own reading of it.
+
+    Raises:
+        ConfigError: redis-py cannot read it.
+    """
+    try:
+        told: Any = redis.asyncio.ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"SMARTCACHE_REDIS_URL is {config.redis_url!r}, which redis-py cannot use: {error}. "
+            "Write it as redis://[user:password@]host:port/database"
+        ) from error
+    greeting = []
+    if told.password:
+        who = (told.username, told.password) if told.username else (told.password,)
+        greeting.append(_pack(("AUTH", *who)))
+    if told.db:
+        greeting.append(_pack(("SELECT", told.db)))
+    tls = getattr(told, "ssl_context", None)
+    return Endpoint(
+        getattr(told, "host", ""),
+        int(getattr(told, "port", 0)),
+        getattr(told, "path", ""),
+        None if tls is None else tls.get(),
+        b"".join(greeting),
+        len(greeting),
+    )
+
+
+@lru_cache(maxsize=64)
+def _digest(script: str) -> str:
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def _text(raw: bytes | None) -> str | None:
+    # A version that somebody else wrote may be anything; it just equals none of ours.
+    return raw.decode(errors="replace") if isinstance(raw, bytes) else None
+
+
+def _stamp(seconds: bytes, micros: bytes) -> str:
+    return f"{int(seconds):010d}{int(micros):06d}"
+
+
+class _Read:
+    """A read that waits for its tick to end."""
+
+    __slots__ = ("answer", "key", "redirected", "versions")
+
+    def __init__(self, key: str, versions: tuple[str, ...], answer: asyncio.Future[Reading]) -> None:
+        self.key = key
+        self.versions = versions
+        self.answer = answer
+        self.redirected = False
+
+
+class _Loop:
+    """What one event loop has of the store: its connections, by address, and the reads of the present tick."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[Address, Node] = {}
+        self.reads: list[_Read] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+
+class _Wait:
+    """Somebody who waits for a lease."""
+
+    def __init__(self, hears: Callable[[], bool]) -> None:
+        self._hears = hears
+        self._loop = asyncio.get_running_loop()
+        self._free = asyncio.Event()
+
+    def wake(self) -> None:
+        """Called from any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._free.set)
+
+    async def until_free(self, seconds: float) -> None:
+        """Return when the lease may be free, after ``seconds`` at the latest."""
+        try:
+            async with asyncio.timeout(min(seconds, _HEARING if self._hears() else _DEAF)):
+                await self._free.wait()
+        except TimeoutError:
+            return
+        self._free.clear()
+
+
+class RedisStore:
+    """Valkey or Redis, usable from any event loop; each loop has connections of its own.
+
+    Every question raises :class:`StoreUnavailableError` when the store fails, is too slow, or is not asked because it
+    kept failing; errors and durations are recorded.
+    """
+
+    def __init__(self, config: CacheConfig, clock: Clock, metrics: CacheMetrics) -> None:
+        self._config: Final = config
+        self._clock: Final = clock
+        self._metrics: Final = metrics
+        self._cluster: Final = config.redis_cluster
+        self._names: Final = Names(protocol.CLUSTER_LANES if config.redis_cluster else 1)
+        self._seeds: Final = [_endpoint(config, url) for url in config.store_urls]
+        self._first: Final[Address] = (self._seeds[0].host, self._seeds[0].port)
+        #: Address of each slot's primary; empty until the cluster was asked.
+        self._slots: list[Address] = []
+        self._slots_doubted = False
+        self._slots_asked = 0.0
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        self._breakers: dict[Address, Breaker] = {}
+        self._waits: dict[str, list[_Wait]] = {}
+        self._lock = threading.Lock()
+        self._bus: RedisBus | None = None
+        self._errors: Final = {
+            op: metrics.counter("smartcache_store_errors_total", operation=op) for op in STORE_OPERATIONS
+        }
+        self._durations: Final = {
+            op: metrics.histogram("smartcache_store_operation_duration_seconds", operation=op)
+            for op in STORE_OPERATIONS
+        }
+        self._states: Final = {
+            state: metrics.gauge("smartcache_store_breaker_state", state=state) for state in BREAKER_STATES
+        }
+        self._show_state()
+
+    # -- what the engine asks ----------------------------------------------------------------------------------------
+
+    @property
+    def breaker_state(self) -> Literal["closed", "half_open", "open"]:
+        """State of the circuit breaker; of a cluster's, the worst."""
+        states = {breaker.state for breaker in self._breakers.values()}
+        return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
+
+    def read(self, key: str, versions: tuple[str, ...]) -> asyncio.Future[Reading]:
+        """Read an entry and the versions it may depend on, together with all reads of this loop tick."""
+        loop = asyncio.get_running_loop()
+        here = self._here(loop)
+        answer: asyncio.Future[Reading] = loop.create_future()
+        here.reads.append(_Read(key, versions, answer))
+        if len(here.reads) == 1:
+            loop.call_soon(self._flush_reads, here)
+        return answer
+
+    async def begin(
+        self, key: str, token: str, versions: Sequence[str], newer_than: str, begun_from: str, origin: str
+    ) -> Lease:
+        """Ask for the lease on a key, unless a value is there that will do."""
+        in_step = () if self._cluster else tuple(map(self._names.version, versions))
+        command = protocol.begin(key, token, self._lease_ms, in_step, newer_than, begun_from, origin)
+        if self._cluster:
+            answer, found = await asyncio.gather(self._run("lease", command), self._versions(versions))
+        else:
+            answer = await self._run("lease", command)
+            found = dict(zip(versions, [number.decode(errors="replace") for number in answer[5:]], strict=True))
+        state, data, seconds, micros, left = answer[:5]
+        return Lease(_STATES[state], data, found, _stamp(seconds, micros), max(0, left) / 1000)
+
+    @contextmanager
+    def waiting(self, key: str) -> Iterator[Callable[[float], Awaitable[None]]]:
+        """Wait for the lease on a key from now on; gives a function that waits until it may be free, or so long."""
+        wait = _Wait(lambda: self._bus is not None and self._bus.alive)
+        with self._lock:
+            self._waits.setdefault(key, []).append(wait)
+        try:
+            yield wait.until_free
+        finally:
+            with self._lock:
+                self._waits[key].remove(wait)
+                if not self._waits[key]:
+                    del self._waits[key]
+
+    async def commit(
+        self,
+        key: str,
+        payload: bytes,
+        keep_seconds: float,
+        match_id: str | None,
+        market: str | None,
+        tags: Sequence[str],
+        begun: Begun,
+    ) -> str | None:
+        """Write a value if the lease is still ours and no version has moved; the stamp, None if it was refused."""
+        keep_ms = max(1, int(keep_seconds * 1000))
+        indexes = protocol.indexes(self._names, match_id, tags)
+        held_to = {} if self._cluster else {self._names.version(name): n for name, n in begun.versions.items()}
+        in_step = [] if self._cluster else indexes
+        command = protocol.commit(key, begun.token, payload, keep_ms, begun.stamp, held_to, in_step, market)
+        if not self._cluster:
+            return _stamp_of(await self._run("write", command))
+        enlisted = (self._run("write", protocol.enlist(index, key, market, keep_ms)) for index in indexes)
+        written, *_ = await asyncio.gather(self._run("write", command), *enlisted)
+        stamp = _stamp_of(written)
+        if stamp is None or protocol.moved(begun.versions, await self._versions(tuple(begun.versions))) == "same":
+            return stamp
+        await self._run("write", protocol.withdraw(key, stamp))
+        return None
+
+    async def late_versions(
+        self, names: Sequence[str], position: Mapping[int, tuple[bytes | None, bytes]]
+    ) -> Mapping[str, str] | None:
+        """Versions of tags that a compute named itself; None if they may have moved since ``position``.
+
+        The versions are read first and the log after them: one that moved before has left its message there.
+        """
+        found = await self._versions(names)
+        for lane in {self._names.lane(name) for name in names}:
+            number, last = position[lane]
+            log = self._names.log(lane)
+            messages = await self._ask("read", log, ("XRANGE", log, b"(" + last, "+"))
+            for _, flat in messages:
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                expected = None if number is None else int(number) + 1
+                number = fields.get(b"n")
+                change = msgspec.json.decode(fields.get(b"change", b"null"), type=Change | None)
+                if change is None or number is None or (expected is not None and int(number) != expected):
+                    return None
+                if change.what == "tag" and protocol.tag_version(change.name) in names:
+                    return None
+        return found
+
+    async def renew(self, key: str, token: str) -> bool:
+        """Prolong a lease; whether it was still ours."""
+        return bool(await self._run("lease", protocol.renew(key, token, self._lease_ms)))
+
+    async def release(self, key: str, token: str) -> None:
+        """Give a lease back."""
+        await self._run("lease", protocol.release(key, token))
+
+    async def change(self, change: Change, origin: str) -> Receipt:
+        """Make an explicit change and announce it."""
+        if change.what == "key":
+            operation = "delete" if change.do == "delete" else "write"
+            commands = protocol.drop(self._names, origin, change, in_reach=not self._cluster)
+            counts = [await self._run(operation, command) for command in commands]
+            return Receipt(None, int(counts[0]))
+        command = protocol.retire(self._names, origin, change, in_reach=not self._cluster)
+        stamp, cursor, *keys = await self._run("invalidate", command)
+        try:
+            if change.what == "all":
+                pass
+            elif self._cluster:
+                keys += [key async for key in self._strike(change, stamp.decode())]
+            else:
+                while cursor != b"0":
+                    cursor, *more = await self._run(
+                        "invalidate", protocol.sweep(self._names, change, cursor.decode(), stamp.decode())
+                    )
+                    keys += more
+        except StoreUnavailableError:
+            pass  # the versions have moved, so what is left of the values is of no use to anybody
+        found = frozenset(key.decode() for key in keys)
+        return Receipt(found, len(found))
+
+    def listen(self, origin: str, handlers: Handlers) -> RedisBus:
+        """Begin to hear what other processes change; ``origin`` is this process's random name."""
+        self._bus = RedisBus(
+            self._config, self._clock, self._metrics, self._names, origin, handlers, self._was_heard, self._wake
+        )
+        return self._bus
+
+    def forget_connections(self) -> None:
+        """Let go of every connection without a word to the store: in a forked child they are the parent's."""
+        self._loops = weakref.WeakKeyDictionary()
+        self._waits = {}
+        self._lock = threading.Lock()
+        self._bus = None
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        here = self._loops.pop(asyncio.get_running_loop(), None)
+        if here is not None:
+            for task in here.tasks:
+                task.cancel()
+            for node in here.nodes.values():
+                await node.close()
+
+    # -- what the bus says -------------------------------------------------------------------------------------------
+
+    def _was_heard(self) -> None:
+        """A probe that needs no request, so that an idle process recovers too."""
+        now = self._clock.monotonic()
+        for breaker in list(self._breakers.values()):
+            if breaker.state != "closed" and breaker.allows(now):
+                breaker.succeeded()
+
+    def _wake(self, key: str) -> None:
+        with self._lock:
+            for wait in self._waits.get(key, ()):
+                wait.wake()
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+
+    def _flush_reads(self, here: _Loop) -> None:
+        reads, here.reads = here.reads, []
+        if self._cluster:
+            self._spawn(here, self._read_from_cluster(here, reads))
+            return
+        version = self._names.version
+        wanted: dict[str, None] = {}  # each name once
+        for read in reads:
+            wanted[read.key] = None
+            for name in read.versions:
+                wanted[version(name)] = None
+
+        def done(replies: Replies) -> None:
+            if isinstance(replies, Exception):
+                _fail(reads, replies)
+                return
+            (seconds, micros), values = replies
+            now = int(seconds) + int(micros) / 1e6
+            found = dict(zip(wanted, values, strict=True))
+            for read in reads:
+                if not read.answer.done():
+                    numbers = {name: _text(found[version(name)]) for name in read.versions}
+                    read.answer.set_result(Reading(found[read.key], numbers, now))
+
+        self._send("read", here, self._first, _TIME + _pack(("MGET", *wanted)), 2, done)
+
+    async def _read_from_cluster(self, here: _Loop, reads: Sequence[_Read]) -> None:
+        """One pipeline to each primary that is concerned; what has moved meanwhile is asked for once more."""
+        try:
+            await self._learn_slots(here)
+            version, slot_of = self._names.version, protocol.slot_of
+            by_address: dict[Address, dict[str, None]] = {}
+            for read in reads:
+                for name in (read.key, *map(version, read.versions)):
+                    by_address.setdefault(self._slots[slot_of(name)], {})[name] = None
+            answers = await asyncio.gather(
+                *(
+                    self._question(
+                        "read", here, address, _TIME + b"".join(_pack(("GET", name)) for name in names), len(names) + 1
+                    )
+                    for address, names in by_address.items()
+                ),
+                return_exceptions=True,
+            )
+            found: dict[str, Any] = {}
+            for names, answer in zip(by_address.values(), answers, strict=True):
+                if isinstance(answer, BaseException):
+                    found.update(dict.fromkeys(names, answer))
+                    continue
+                (seconds, micros), *values = answer
+                now = int(seconds) + int(micros) / 1e6
+                found.update(zip(names, [(value, now) for value in values], strict=True))
+            again = []
+            for read in reads:
+                if read.answer.done():
+                    continue
+                parts = [found[name] for name in (read.key, *map(version, read.versions))]
+                failures = [part for part in parts if isinstance(part, BaseException)]
+                redirected = any(not isinstance(part, BaseException) and _redirection(part[0]) for part in parts)
+                if failures:
+                    _fail([read], failures[0])
+                elif redirected and not read.redirected:
+                    read.redirected = True
+                    again.append(read)
+                elif redirected:
+                    _fail([read], StoreUnavailableError("the cluster is moving slots"))
+                else:
+                    (data, now), *numbers = parts
+                    texts = [_text(value) for value, _ in numbers]
+                    read.answer.set_result(
+                        Reading(
+                            data if isinstance(data, bytes) else None,
+                            dict(zip(read.versions, texts, strict=True)),
+                            now,
+                        )
+                    )
+            if again:
+                self._slots_doubted = True
+                await self._read_from_cluster(here, again)
+        except Exception as error:
+            # Whatever it is, nobody of this batch may be left waiting.
+            _fail(reads, error)
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _lease_ms(self) -> int:
+        return max(1, int(self._config.lease_seconds * 1000))
+
+    async def _versions(self, names: Sequence[str]) -> dict[str, str]:
+        """Versions by name, seeded where they are lost; those of one lane in one step."""
+        lanes: dict[str, list[str]] = {}
+        for name in names:
+            physical = self._names.version(name)
+            lanes.setdefault(physical.partition("version:")[0], []).append(name)
+        answers = await asyncio.gather(
+            *(self._run("read", protocol.versions([*map(self._names.version, lane)])) for lane in lanes.values())
+        )
+        return {
+            name: number.decode(errors="replace")
+            for lane, numbers in zip(lanes.values(), answers, strict=True)
+            for name, number in zip(lane, numbers, strict=True)
+        }
+
+    async def _strike(self, change: Change, stamp: str) -> AsyncIterator[bytes]:
+        """Drop what a change retired in a cluster: the index is read, and each key dropped in its own slot."""
+        index = protocol.indexes(self._names, change.name if change.what == "match" else None,
+                                 [change.name] if change.what == "tag" else [])[0]  # fmt: skip
+        cursor = b"0"
+        while True:
+            cursor, page = await self._ask("invalidate", index, ("ZSCAN", index, cursor, "COUNT", _INDEX_PAGE))
+            members = [
+                (member, key)
+                for member in page[::2]
+                for market, _, key in [member.partition(b"\n")]
+                if not change.markets or not market or market.decode() in change.markets
+            ]
+            struck = await asyncio.gather(
+                *(self._run("invalidate", protocol.strike(key.decode(), change.do, stamp)) for _, key in members)
+            )
+            gone = [member for (member, _), there in zip(members, struck, strict=True) if there == 1]
+            if gone and change.do == "delete":
+                await self._ask("invalidate", index, ("ZREM", index, *gone))
+            for (_, key), there in zip(members, struck, strict=True):
+                if there == 1:
+                    yield key
+            if cursor == b"0":
+                return
+
+    async def _run(self, operation: str, command: Command) -> Any:
+        """Run a script, by its digest while the store knows it."""
+        shape = (len(command.keys), *command.keys, *command.args)
+        try:
+            return await self._ask(operation, command.keys[0], ("EVALSHA", _digest(command.script), *shape))
+        except _NoScriptError:
+            return await self._ask(operation, command.keys[0], ("EVAL", command.script, *shape))
+
+    async def _ask(self, operation: str, name: str, words: Sequence[str | bytes | int]) -> Any:
+        """Ask the server that has ``name``, following a cluster's redirections."""
+        here = self._here(asyncio.get_running_loop())
+        packed = _pack(words)
+        if not self._cluster:
+            return self._accept(operation, (await self._question(operation, here, self._first, packed, 1))[0])
+        asking = False
+        await self._learn_slots(here)
+        address = self._slots[protocol.slot_of(name)]
+        for _ in range(_MOST_REDIRECTIONS):
+            replies = await self._question(
+                operation, here, address, _ASKING + packed if asking else packed, 2 if asking else 1
+            )
+            redirection = _redirection(replies[-1])
+            if redirection is None:
+                return self._accept(operation, replies[-1])
+            asking, address = redirection[0] == "ASK", redirection[1] or address
+            if not asking:
+                self._slots_doubted = True
+        raise StoreUnavailableError("the cluster is moving slots")
+
+    def _accept(self, operation: str, reply: Any) -> Any:
+        if not is_error(reply):
+            return reply
+        text = str(reply)
+        if text.startswith("NOSCRIPT"):
+            raise _NoScriptError
+        self._errors[operation].add()
+        if text.startswith("MOVED"):
+            text += " (the store is a cluster: set SMARTCACHE_REDIS_CLUSTER=true)"
+        raise StoreUnavailableError(text)
+
+    def _question(
+        self, operation: str, here: _Loop, address: Address, packed: bytes, count: int
+    ) -> asyncio.Future[list[Any]]:
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+
+        def done(replies: Replies) -> None:
+            if answer.done():
+                return
+            if isinstance(replies, Exception):
+                answer.set_exception(replies)
+            else:
+                answer.set_result(replies)
+
+        self._send(operation, here, address, packed, count, done)
+        return answer
+
+    def _send(self, operation: str, here: _Loop, address: Address, packed: bytes, count: int, done: Done) -> None:
+        """Ask a server through its breaker, and record how it went."""
+        clock, breaker = self._clock, self._breaker(address)
+        start = clock.monotonic()
+        if not breaker.allows(start):
+            done(StoreUnavailableError("the store kept failing and is given a rest"))
+            return
+
+        def settle(replies: Replies) -> None:
+            now = clock.monotonic()
+            self._durations[operation].observe(now - start)
+            if isinstance(replies, Exception):
+                breaker.failed(now)
+                self._errors[operation].add()
+                self._slots_doubted = True  # another server may have become primary
+                replies = StoreUnavailableError(f"{type(replies).__name__}: {replies}")
+            else:
+                breaker.succeeded()
+            done(replies)
+
+        self._node(here, address).send(packed, count, settle)
+
+    # -- servers -----------------------------------------------------------------------------------------------------
+
+    def _here(self, loop: asyncio.AbstractEventLoop) -> _Loop:
+        here = self._loops.get(loop)
+        if here is None:
+            here = self._loops[loop] = _Loop()
+        return here
+
+    def _node(self, here: _Loop, address: Address) -> Node:
+        node = here.nodes.get(address)
+        if node is None:
+            seed = next((seed for seed in self._seeds if (seed.host, seed.port) == address), self._seeds[0])
+            endpoint = seed._replace(host=address[0], port=address[1])
+            config = self._config
+            node = here.nodes[address] = Node(
+                asyncio.get_running_loop(), endpoint, config.store_connect_timeout, config.store_timeout
+            )
+        return node
+
+    def _breaker(self, address: Address) -> Breaker:
+        breaker = self._breakers.get(address)
+        if breaker is None:
+            config = self._config
+            breaker = self._breakers[address] = Breaker(
+                config.breaker_failures, config.breaker_seconds, lambda state: self._show_state()
+            )
+        return breaker
+
+    def _show_state(self) -> None:
+        worst = self.breaker_state
+        for name, gauge in self._states.items():
+            gauge.set(float(name == worst))
+
+    async def _learn_slots(self, here: _Loop) -> None:
+        """Find out which primary has which slot, if that is not known or in doubt.
+
+        Raises:
+            StoreUnavailableError: no server of the cluster said.
+        """
+        now = self._clock.monotonic()
+        if self._slots and not (self._slots_doubted and now >= self._slots_asked + _SLOTS_REST):
+            return
+        self._slots_asked = now
+        known = [*dict.fromkeys([(seed.host, seed.port) for seed in self._seeds] + self._slots)]
+        failure: Exception = StoreUnavailableError("no server of the cluster is known")
+        for address in known:
+            try:
+                reply = (await self._question("other", here, address, _CLUSTER_SLOTS, 1))[0]
+                self._slots = _slots(self._accept("other", reply), address)
+                self._slots_doubted = False
+                return
+            except (StoreUnavailableError, ValueError) as error:
+                failure = error
+        if not self._slots:  # otherwise go on with what was known
+            raise StoreUnavailableError(f"the cluster does not say who has which slot: {failure}")
+
+    def _spawn(self, here: _Loop, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        here.tasks.add(task)
+        task.add_done_callback(here.tasks.discard)
+
+
+class _NoScriptError(Exception):
+    """The store does not know the script of that digest."""
+
+
+def _pack(words: Iterable[str | bytes | int]) -> bytes:
+    packed: bytes = pack_command(tuple(words))  # type: ignore[arg-type]  # it says one, it means any number
+    return packed
+
+
+def _stamp_of(written: Any) -> str | None:
+    return written.decode() if isinstance(written, bytes) else None
+
+
+def _fail(reads: Iterable[_Read], error: BaseException) -> None:
+    failure = error if isinstance(error, StoreUnavailableError) else StoreUnavailableError(repr(error))
+    for read in reads:
+        if not read.answer.done():
+            read.answer.set_exception(failure)
+
+
+def _redirection(reply: Any) -> tuple[str, Address | None] | None:
+    """``MOVED`` or ``ASK`` and the address to go to; None for any other answer."""
+    if not is_error(reply):
+        return None
+    kind, _, rest = str(reply).partition(" ")
+    if kind not in ("MOVED", "ASK"):
+        return None
+    host, _, port = rest.rpartition(" ")[2].rpartition(":")
+    return kind, (host, int(port)) if host and port.isdigit() else None
+
+
+def _slots(reply: Sequence[Any], asked: Address) -> list[Address]:
+    """The address of each slot's primary, from the answer to ``CLUSTER SLOTS``.
+
+    Raises:
+        ValueError: a slot without a primary.
+    """
+    slots: list[Address | None] = [None] * _SLOTS
+    for first, last, (host, port, *_), *_ in reply:
+        # A server that does not know its own address says nothing: it is the one that was asked.
+        address = (host.decode() if host else asked[0], int(port))
+        slots[first : last + 1] = [address] * (last + 1 - first)
+    found = [address for address in slots if address is not None]
+    if len(found) < _SLOTS:
+        raise ValueError(f"{_SLOTS - len(found)} slots have no primary")
+    return found
