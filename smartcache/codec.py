@@ -21,7 +21,9 @@ MARK: Final = b"SC2"
 #: States: as written, or expired by hand (served only when a compute fails).
 LIVE: Final = b"L"
 EXPIRED: Final = b"E"
+_STATES: Final = {MARK + LIVE: LIVE, MARK + EXPIRED: EXPIRED}
 _STAMP: Final = 16
+_STAMPS: Final = len(MARK) + 1
 _HEAD: Final = len(MARK) + 1 + 2 * _STAMP
 
 
@@ -99,11 +101,10 @@ def decode_entry(data: bytes) -> Stored:
     Raises:
         UnreadableEntryError: it is none of ours, or damaged.
     """
-    if not data.startswith(MARK):
-        raise UnreadableEntryError(f"it starts with {data[:8]!r}, not with {MARK!r}")
-    state, stamps = data[len(MARK) : len(MARK) + 1], data[len(MARK) + 1 : _HEAD]
-    if state not in (LIVE, EXPIRED) or len(stamps) != 2 * _STAMP or not stamps.isdigit():
-        raise UnreadableEntryError(f"its head is {data[:_HEAD]!r}")
+    state, stamps = _STATES.get(data[:_STAMPS]), data[_STAMPS:_HEAD]
+    if state is None or len(stamps) != 2 * _STAMP or not stamps.isdigit():
+        expected = "" if data.startswith(MARK) else f", not with {MARK!r}"
+        raise UnreadableEntryError(f"it starts with {data[:_HEAD]!r}{expected}")
     try:
         envelope = _decoder.decode(data[_HEAD:])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -159,13 +159,14 @@ class Node:
         self._packed: list[bytes] = []
         self._questions: list[tuple[int, Done]] = []
 
-    def send(self, packed: bytes, count: int, done: Done) -> None:
+    def send(self, packed: bytes, count: int, done: Done, *, at_once: bool = False) -> None:
         """Ask with the others of this tick.
 
         Args:
             packed: one or more commands.
             count: how many answers they have.
             done: takes the answers.
+            at_once: the tick is over for those who ask.
         """
         waiting = len(self._questions) + (0 if self._connection is None else len(self._connection))
         if waiting >= _MOST_WAITING:
@@ -173,6 +174,9 @@ class Node:
             return
         self._packed.append(packed)
         self._questions.append((count, done))
+        if at_once and self._connection is not None:
+            self._flush()
+            return
         if len(self._questions) > 1:
             return
         if self._connection is not None:

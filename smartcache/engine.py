@@ -305,15 +305,16 @@ class SmartCache:
     async def _answer(self, request: Request, force_refresh: bool) -> CacheResult[Any]:
         """Serve a request and count it, once, however it ends."""
         self._loader.check_reentry(request.key)
-        self._listen()
-        start = self.clock.monotonic()
+        if self._bus is None:
+            self._listen()
+        start = self._monotonic()
         try:
             return await self._decide(request, force_refresh)
         finally:
-            self._tally.request(request, start, self.clock.monotonic())
+            self._tally.request(request, start, self._monotonic())
 
     async def _decide(self, request: Request, force_refresh: bool) -> CacheResult[Any]:
-        wall = self.clock.time()
+        wall = self._time()
         if request.kickoff is not None:
             request.zone = zone_at(request.kickoff - wall)
             if request.zone is MATCH_STARTED:
@@ -328,7 +329,7 @@ class SmartCache:
         entry, tier, store_answers = await self._look_up(request, cap)
         if entry is None:
             return await self._miss(request, None, tier, cap, store_answers)
-        now = self.clock.monotonic()
+        now = self._monotonic()
         life, age = self._judge(entry, request, cap, now), now - entry.born
         if request.kickoff is None and entry.kickoff is not None:
             request.kickoff = entry.kickoff
@@ -371,15 +372,16 @@ class SmartCache:
     async def _look_up(self, request: Request, cap: float) -> tuple[Entry | None, str, bool]:
         """The best entry held, the tier it was found in, and whether the store answered."""
         entry = self._holdings.get(request.key)
-        now = self.clock.monotonic()
-        hears = self._bus is None or now - self._bus.heard <= self.config.bus_silence
+        now = self._monotonic()
+        bus = self._bus
+        hears = bus is None or now - bus.heard <= self.config.bus_silence
         if entry is not None and hears and not entry.expired:
             life = self._judge(entry, request, cap, now)
             if now - entry.born < life.stale_until:
                 return entry, "memory", True
         if self._store is None:
             return entry, "memory" if entry else "none", True
-        if self._loader.owes_the_store():
+        if bus is not None and bus.queued:  # until the store has heard of it, it may hold what was retired
             return entry, "memory" if entry else "none", False
         try:
             found = await self._loader.read(request)
@@ -392,7 +394,7 @@ class SmartCache:
         return entry, "memory" if entry else "none", True
 
     def _judge(self, entry: Entry, request: Request, cap: float, now: float) -> Lifetime:
-        return judge(entry, request, cap, self.config.default_ttl, now, self.clock.time())
+        return judge(entry, request, cap, self.config.default_ttl, now, self._time())
 
     def _let_stand(self, request: Request, entry: Entry, life: Lifetime, wall: float) -> None:
         """Keep the judgement of a fresh value for those who ask the same."""

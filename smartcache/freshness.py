@@ -29,7 +29,6 @@ class Lifetime(NamedTuple):
 
 def lifetime(
     kickoff_age: float | None,
-    *,
     lineup_confirmed: bool = False,
     cap: float = _FOREVER,
     default_ttl: float = 300.0,
@@ -58,12 +57,14 @@ def lifetime(
         end = kickoff_age - zone.nearest
         if end <= 0:
             continue
-        limit = min(zone.lifetime(lineup_confirmed) * shorten, cap)
+        limit = (zone.confirmed_ttl if lineup_confirmed else zone.ttl) * shorten
+        if cap < limit:
+            limit = cap
         # An entry that has outlived the limit before its zone begins expires the instant the zone does.
-        expiry = max(limit, zone_began)
+        expiry = limit if limit > zone_began else zone_began
         if expiry < end:
-            window = limit if stale_for is None else stale_for
-            return Lifetime(expiry, min(expiry + window, kickoff_age))
+            stale_until = expiry + (limit if stale_for is None else stale_for)
+            return Lifetime(expiry, stale_until if stale_until < kickoff_age else kickoff_age)
         zone_began = end
     return Lifetime(kickoff_age, kickoff_age)
 

@@ -29,6 +29,8 @@ class Holdings:
 
     def take_in(self, entry: Entry, epoch: int) -> None:
         """Hold an entry read from the store, unless something has changed since ``epoch`` or a newer one is held."""
+        if self.memory.off:
+            return
         with self.memory.lock:
             held = self.memory.get(entry.key)
             if epoch == self.epoch and (held is None or held.born <= entry.born):

@@ -76,7 +76,8 @@ class Loader:
         Raises:
             ReentrantComputeError: ``key`` is asked for by its own compute.
         """
-        if any(loader is self and key == of.key and not flight.done for loader, flight, of in compute.running.get()):
+        computes = compute.running.get()
+        if computes and any(loader is self and of.key == key and not flight.done for loader, flight, of in computes):
             raise ReentrantComputeError(
                 f"the compute of {key!r} asked for {key!r}, which would wait for itself for ever: "
                 "call the function it needs directly"
@@ -106,7 +107,7 @@ class Loader:
         epoch, asked = self._holdings.epoch, self._clock.monotonic()
         reading = await self._store.read(request.key, request.versions)
         entry = self._decode(request.key, reading.data, reading.now, asked)
-        if entry is not None and not entry.versions.keys() <= reading.versions.keys():
+        if entry is not None and not reading.versions.keys() >= entry.versions.keys():
             # Stored by a request that knew its match; this one does not.
             asked = self._clock.monotonic()
             reading = await self._store.read(request.key, tuple(entry.versions))

@@ -50,6 +50,11 @@ class MemoryTier:
         return len(self._entries)
 
     @property
+    def off(self) -> bool:
+        """Whether it holds nothing by configuration."""
+        return self._most_entries == 0
+
+    @property
     def bytes_held(self) -> int:
         """Encoded size of everything held."""
         return self._bytes

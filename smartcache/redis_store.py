@@ -87,7 +87,7 @@ def _digest(script: str) -> str:
 
 def _text(raw: bytes | None) -> str | None:
     # A version that somebody else wrote may be anything; it just equals none of ours.
-    return raw.decode(errors="replace") if isinstance(raw, bytes) else None
+    return raw.decode("utf-8", "replace") if type(raw) is bytes else None
 
 
 def _stamp(seconds: bytes, micros: bytes) -> str:
@@ -365,7 +365,7 @@ class RedisStore:
                     numbers = {name: _text(found[version(name)]) for name in read.versions}
                     read.answer.set_result(Reading(found[read.key], numbers, now))
 
-        self._send("read", here, self._first, _TIME + _pack(("MGET", *wanted)), 2, done)
+        self._send("read", here, self._first, _TIME + _pack(("MGET", *wanted)), 2, done, at_once=True)
 
     async def _read_from_cluster(self, here: _Loop, reads: Sequence[_Read]) -> None:
         """One pipeline to each primary that is concerned; what has moved meanwhile is asked for once more."""
@@ -526,7 +526,17 @@ class RedisStore:
         self._send(operation, here, address, packed, count, done)
         return answer
 
-    def _send(self, operation: str, here: _Loop, address: Address, packed: bytes, count: int, done: Done) -> None:
+    def _send(
+        self,
+        operation: str,
+        here: _Loop,
+        address: Address,
+        packed: bytes,
+        count: int,
+        done: Done,
+        *,
+        at_once: bool = False,
+    ) -> None:
         """Ask a server through its breaker, and record how it went."""
         clock, breaker = self._clock, self._breaker(address)
         start = clock.monotonic()
@@ -546,7 +556,7 @@ class RedisStore:
                 breaker.succeeded()
             done(replies)
 
-        self._node(here, address).send(packed, count, settle)
+        self._node(here, address).send(packed, count, settle, at_once=at_once)
 
     # -- servers -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 from smartcache import protocol
 from smartcache.golden_hour import Zone, kickoff_epoch
@@ -29,8 +29,7 @@ class MatchContext(TypedDict, total=False):
 
 
 _LONGEST_NAME: Final = 256
-_ALL_ALONE: Final = (protocol.ALL,)
-_CONTEXT_KEYS: Final = tuple(MatchContext.__annotations__)
+_CONTEXT_KEYS: Final = frozenset(MatchContext.__annotations__)
 
 
 class Request:
@@ -47,56 +46,33 @@ class Request:
         versions: names of the versions that its key depends on.
     """
 
-    __slots__ = (
-        "coalesced",
-        "competition",
-        "compute",
-        "compute_timeout",
-        "context",
-        "gone",
-        "hard_timeout",
-        "key",
-        "kickoff",
-        "lineup_confirmed",
-        "market",
-        "match_id",
-        "odds",
-        "outcome",
-        "soft_timeout",
-        "stale_for",
-        "stale_if_error_for",
-        "status",
-        "tags",
-        "ttl",
-        "versions",
-        "zone",
-    )
+    # Most requests leave most of these as they are; what is not set costs nothing.
+    context: MatchContext = {}  # noqa: RUF012 - read only
+    match_id: str | None = None
+    market: str | None = None
+    competition: str | None = None
+    kickoff: float | None = None
+    lineup_confirmed: bool | None = None
+    odds: Mapping[str, float] | None = None
+    ttl: float | None = None
+    stale_for: float | None = None
+    stale_if_error_for: float | None = None
+    soft_timeout: float | None = None
+    hard_timeout: float | None = None
+    compute_timeout: float | None = None
+    zone: Zone | None = None
+    status: int | None = None
+    coalesced: bool = False
+    gone: bool = False
+    tags: tuple[str, ...] = ()
+    versions: tuple[str, ...] = (protocol.ALL,)
 
     def __init__(self, key: str, compute: Callable[[], Awaitable[Any]], outcome: int) -> None:
         self.key = check_key(key)
         if not callable(compute):
             raise TypeError(f"compute_fn for {key!r} must be a function that returns an awaitable, got {compute!r}")
         self.compute = compute
-        self.context: MatchContext = {}
-        self.match_id: str | None = None
-        self.market: str | None = None
-        self.competition: str | None = None
-        self.kickoff: float | None = None
-        self.lineup_confirmed: bool | None = None
-        self.odds: Mapping[str, float] | None = None
-        self.ttl: float | None = None
-        self.stale_for: float | None = None
-        self.stale_if_error_for: float | None = None
-        self.soft_timeout: float | None = None
-        self.hard_timeout: float | None = None
-        self.compute_timeout: float | None = None
-        self.zone: Zone | None = None
-        self.status: int | None = None
         self.outcome = outcome
-        self.coalesced = False
-        self.gone = False
-        self.tags: tuple[str, ...] = ()
-        self.versions: tuple[str, ...] = _ALL_ALONE
 
     def read(self, context: MatchContext) -> None:
         """Take in a match context.
@@ -104,22 +80,24 @@ class Request:
         Raises:
             TypeError, ValueError: an unknown key, a time that names no instant, odds that are none.
         """
-        for name in context:
-            if name not in _CONTEXT_KEYS:
-                raise ValueError(f"match_context has no {name!r}; it may have {', '.join(_CONTEXT_KEYS)}")
-        self.context = context.copy()  # the caller's own may change
-        if (match_id := context.get("match_id")) is not None:
+        if not context.keys() <= _CONTEXT_KEYS:
+            wrong = next(name for name in context if name not in _CONTEXT_KEYS)
+            raise ValueError(f"match_context has no {wrong!r}; it may have {', '.join(MatchContext.__annotations__)}")
+        self.context = context
+        get = context.get
+        if (match_id := get("match_id")) is not None:
             self.match_id = str(match_id) if type(match_id) is int else _name("match_id", match_id)
-        if (market := context.get("market")) is not None:
+        if (market := get("market")) is not None:
             self.market = _name("market", market)
-        if (competition := context.get("competition")) is not None:
+        if (competition := get("competition")) is not None:
             self.competition = _name("competition", competition)
-        self.lineup_confirmed = context.get("lineup_confirmed")
-        if self.lineup_confirmed not in (None, True, False):
-            raise TypeError(f"lineup_confirmed must be True or False, got {self.lineup_confirmed!r}")
-        if (kickoff := context.get("kickoff_time")) is not None:
-            self.kickoff = kickoff_epoch(kickoff)
-        if odds := context.get("current_odds"):
+        if (lineup := get("lineup_confirmed")) is not None:
+            if lineup not in (True, False):
+                raise TypeError(f"lineup_confirmed must be True or False, got {lineup!r}")
+            self.lineup_confirmed = lineup
+        if (kickoff := get("kickoff_time")) is not None:
+            self.kickoff = kickoff_epoch(cast(datetime, kickoff))
+        if odds := get("current_odds"):
             if not isinstance(odds, Mapping):
                 raise TypeError(f"current_odds must map market keys to decimal odds, got {odds!r}")
             for market_key, price in odds.items():
@@ -183,6 +161,8 @@ def is_odds(odds: object) -> bool:
 
 
 def _name(what: str, value: object) -> str:
+    if type(value) is str and 0 < len(value) <= _LONGEST_NAME and value.isprintable():
+        return value  # as nearly always
     if not isinstance(value, str):
         raise TypeError(f"{what} must be text, got {value!r}")
     if not 0 < len(value) <= _LONGEST_NAME or not value.isprintable():
