@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ STATUS_NAMES: Final = ("panic", "warning", "normal")
 LARGE_MOVE: Final = 0.10
 
 _INF: Final = math.inf
+#: What a unit of odds is divided into: the spacing of floats from 1 to 2.
+_GRAINS: Final = 2**52
+#: A move that reaches a bound counts, though floats fall short of decimals: 2.70 is a tenth below 3.00.
+_BUT_FOR_ROUNDING: Final = 1 - 1e-9
 #: Volatility table: (mode, status) to the cap in seconds on the base lifetime; None is a bypass.
 CELLS: Final[dict[tuple[str, int], float | None]] = {
     ("normal", PANIC): None,
@@ -66,7 +71,7 @@ class Judgement(NamedTuple):
     Attributes:
         status: 0 panic, 1 warning, 2 normal.
         z: standard deviations between the current odds and the mean of the samples before; None when not judged,
-            infinite when those samples were all alike and the move is above the floor.
+            infinite when those samples were all alike and the current odds are not.
         mean: mean of the samples before; None when not judged.
         samples: how many samples there were before.
     """
@@ -77,124 +82,141 @@ class Judgement(NamedTuple):
     samples: int
 
 
-class Window:
-    """A sliding window of one market key's odds with running moments: a tick costs O(1) amortised, a read O(1)."""
+#: since, until, low, high: while the window begins in [since, until), epoch seconds, odds from low to high are normal.
+#: A plain tuple: taking a named one apart costs three times as much, on the way of every hit.
+Calm = tuple[float, float, float, float]
 
-    __slots__ = ("_mean", "_since_rebuild", "_squares", "_ticks")
+#: Holds at no time: nothing was worked out since the last tick.
+_NOT_KNOWN: Final[Calm] = (_INF, -_INF, _INF, -_INF)
+
+
+class Window:
+    """A sliding window of one market key's odds.
+
+    Every float from 1 on is a whole number of 2**-52, and so are all decimal odds. Whole numbers are added up without
+    rounding, so running sums serve as they are: nothing drifts, and odds that are all alike have no deviation.
+
+    Ticks alone change what is held. A tick costs O(1) amortised; a late one also as many additions as there are ticks
+    after it. A check compares with :attr:`calm`. The first check after a tick, or after a sample ran out, works that
+    out: it finds by bisection where the window begins, the rest is a fixed number of operations.
+
+    Attributes:
+        newest: instant and odds of the newest tick; None before the first.
+        calm: between which odds the status is normal, and how long; remembered until the next tick.
+    """
+
+    __slots__ = ("_start", "_ticks", "calm", "newest")
 
     def __init__(self) -> None:
-        self._ticks: deque[tuple[float, float]] = deque()
-        self._mean = 0.0
-        self._squares = 0.0  # sum of squared deviations from the mean (Welford)
-        self._since_rebuild = 0
+        self.newest: tuple[float, float] | None = None
+        self.calm: Calm = _NOT_KNOWN
+        # Instants in order, each with the sums of all odds and of their squares so far: the difference of two is the
+        # sum over those between. One tick that has left, or none ever, comes before the first.
+        self._ticks: list[tuple[float, int, int]] = [(-_INF, 0, 0)]
+        self._start = 1
 
     def __len__(self) -> int:
-        return len(self._ticks)
-
-    @property
-    def newest(self) -> tuple[float, float] | None:
-        """Instant and odds of the newest tick; None when there is none."""
-        return self._ticks[-1] if self._ticks else None
+        return len(self._ticks) - self._start
 
     def add(self, instant: float, odds: float, limits: VolatilityLimits) -> None:
         """Take in a tick at its place in time; one too old for the window is left out."""
-        ticks = self._ticks
-        if ticks and instant <= ticks[-1][0] - limits.window:
-            return
-        if len(ticks) >= limits.most_samples:
-            if instant < ticks[0][0]:
-                return
-            self._drop_oldest()
-        place = len(ticks)
-        while place and instant < ticks[place - 1][0]:
-            place -= 1
-        ticks.insert(place, (instant, odds))
-        step = odds - self._mean
-        self._mean += step / len(ticks)
-        self._squares += step * (odds - self._mean)
-        self.forget_before(ticks[-1][0] - limits.window)
-        self._since_rebuild += 1
-        if self._since_rebuild >= limits.most_samples:
-            self._rebuild()
+        grains = int(odds * _GRAINS)
+        if self.newest is None or instant >= self.newest[0]:
+            _, total, squares = self._ticks[-1]
+            self._ticks.append((instant, total + grains, squares + grains * grains))
+            self.newest = instant, odds
+        else:
+            self._insert(instant, grains)
+        self._forget(self.newest[0] - limits.window, limits.most_samples)
+        self.calm = _NOT_KNOWN
 
-    def forget_before(self, instant: float) -> None:
-        """Drop the ticks at or before ``instant``."""
-        while self._ticks and self._ticks[0][0] <= instant:
-            self._drop_oldest()
-
-    def judge(self, current: float | None, limits: VolatilityLimits) -> Judgement:
-        """Compare ``current`` (the last tick when None) with the samples before it.
+    def judge(self, current: float | None, limits: VolatilityLimits, oldest: float = -_INF) -> Judgement:
+        """Compare ``current`` (the last tick when None) with the samples before it and after ``oldest``.
 
         The last tick is the current observation itself when it carries the current odds, so it is left out then.
         """
-        if not self._ticks:
+        first, end = self._first_after(oldest), len(self._ticks)
+        if self.newest is None or first == end:
             return Judgement(NORMAL, None, None, 0)
-        last = self._ticks[-1][1]
-        count, mean, squares = len(self._ticks), self._mean, self._squares
-        if current is None:
-            current = last
-        if current == last:
-            count, mean, squares = _without(last, count, mean, squares)
-        if count < limits.least_samples:
-            return Judgement(NORMAL, None, None, count)
-        variance = squares / (count - 1)
-        # What rounding leaves of a window of equal odds is no deviation.
-        deviation = math.sqrt(variance) if variance > (1e-9 * mean) ** 2 else 0.0
+        if current is None or current == self.newest[1]:
+            current = self.newest[1]
+            end -= 1
+        if end - first < limits.least_samples:
+            return Judgement(NORMAL, None, None, end - first)
+        mean, deviation = self._moments(first, end)
         move = abs(current - mean)
-        if not above_floor(current, mean, limits.floor):
-            return Judgement(NORMAL, move / deviation if deviation else 0.0, mean, count)
-        z = move / deviation if deviation else _INF
-        status = PANIC if z >= limits.panic_z else WARNING if z >= limits.warning_z else NORMAL
-        return Judgement(status, z, mean, count)
+        z = move / deviation if deviation else _INF if move else 0.0
+        for status, least_z in ((PANIC, limits.panic_z), (WARNING, limits.warning_z)):
+            low, high = _normal_odds(mean, least_z * deviation, limits.floor)
+            if not low <= current <= high:
+                return Judgement(status, z, mean, end - first)
+        return Judgement(NORMAL, z, mean, end - first)
 
     def status(self, current: float | None, limits: VolatilityLimits, oldest: float) -> int:
-        """The status alone, of the ticks after ``oldest``: most moves are below the floor, and need no deviation."""
+        """The status alone, of the samples after ``oldest``; what was worked out for it is kept in :attr:`calm`."""
+        since, until, low, high = self.calm
+        if not since <= oldest < until:
+            _, _, low, high = self.calm = self._calm_from(oldest, limits)
+        if low <= (low if current is None else current) <= high:
+            return NORMAL
+        return self.judge(current, limits, oldest).status
+
+    def _calm_from(self, oldest: float, limits: VolatilityLimits) -> Calm:
+        first, end = self._first_after(oldest), len(self._ticks)
+        since = self._ticks[first - 1][0] if first > self._start else -_INF
+        if end - first < limits.least_samples:
+            return since, _INF, -_INF, _INF
+        until = self._ticks[first][0]
+        if self.judge(None, limits, oldest).status != NORMAL:
+            # Its own odds may look normal beside moments that it is part of, so no odds are taken for normal unjudged.
+            return since, until, _INF, -_INF
+        mean, deviation = self._moments(first, end)
+        return since, until, *_normal_odds(mean, limits.warning_z * deviation, limits.floor)
+
+    def _first_after(self, oldest: float) -> int:
+        return bisect_right(self._ticks, (oldest, _INF), self._start)
+
+    def _moments(self, first: int, end: int) -> tuple[float, float]:
+        """Mean and sample standard deviation of the ticks from place ``first`` up to ``end``."""
+        _, total_before, squares_before = self._ticks[first - 1]
+        _, total, squares = self._ticks[end - 1]
+        count, total, squares = end - first, total - total_before, squares - squares_before
+        spread = count * squares - total * total
+        return total / count / _GRAINS, math.sqrt(spread / (count * (count - 1))) / _GRAINS
+
+    def _insert(self, instant: float, grains: int) -> None:
+        place = self._first_after(instant)
+        _, total, squares = self._ticks[place - 1]
+        later = [(when, one + grains, two + grains * grains) for when, one, two in self._ticks[place:]]
+        self._ticks[place:] = [(instant, total + grains, squares + grains * grains), *later]
+
+    def _forget(self, oldest: float, most: int) -> None:
+        """Leave out ticks at or before ``oldest``, and the first ones of more than ``most``."""
         ticks = self._ticks
-        if not ticks:
-            return NORMAL
-        if ticks[0][0] <= oldest:
-            self.forget_before(oldest)
-            return self.judge(current, limits).status
-        count, mean, last = len(ticks), self._mean, ticks[-1][1]
-        if current is None or current == last:
-            current = last
-            count -= 1
-            if count < limits.least_samples:
-                return NORMAL
-            mean -= (last - mean) / count
-        elif count < limits.least_samples:
-            return NORMAL
-        return self.judge(current, limits).status if above_floor(current, mean, limits.floor) else NORMAL
-
-    def _drop_oldest(self) -> None:
-        _, odds = self._ticks.popleft()
-        _, self._mean, self._squares = _without(odds, len(self._ticks) + 1, self._mean, self._squares)
-
-    def _rebuild(self) -> None:
-        # Taking samples out of running moments gathers rounding errors; starting over once a window is O(1) a tick.
-        values = [odds for _, odds in self._ticks]
-        self._mean = math.fsum(values) / len(values)
-        self._squares = math.fsum((value - self._mean) ** 2 for value in values)
-        self._since_rebuild = 0
+        start = max(self._start, len(ticks) - most)
+        while ticks[start][0] <= oldest:
+            start += 1
+        if 4 * start > len(ticks):
+            # Only now and then, so that moving up those that stay costs each that leaves a fixed share.
+            del ticks[: start - 1]
+            start = 1
+        self._start = start
 
 
-def _without(sample: float, count: int, mean: float, squares: float) -> tuple[int, float, float]:
-    """Moments with ``sample`` taken out: Welford's update run backwards."""
-    if count <= 1:
-        return 0, 0.0, 0.0
-    rest = mean - (sample - mean) / (count - 1)
-    return count - 1, rest, max(0.0, squares - (sample - mean) * (sample - rest))
+def _normal_odds(mean: float, deviations: float, floor: float) -> tuple[float, float]:
+    """The lowest and the highest odds that lie within ``deviations`` (in odds) of the mean or below the floor.
 
-
-def above_floor(current: float, mean: float, floor: float) -> bool:
-    """Whether the move from ``mean`` to ``current`` (decimal odds) is large enough to count.
-
-    A single price step is 4 % of long odds and 0.8 % of short ones, so the floor is a difference of implied
-    probabilities, which the exchange's ladder spaces more evenly.
+    A price step is a different share of short odds and of long ones, but nearly the same difference of implied
+    probability, so the floor is one. 1 / (1 / mean + floor) is ``fall`` below the mean.
     """
-    if floor <= 0:
-        return current != mean
-    return abs(1 / current - 1 / mean) >= floor or abs(current - mean) >= LARGE_MOVE * mean
+    share = floor * mean
+    fall = share * mean / (1 + share)
+    rise = share * mean / (1 - share) if share < 1 else _INF
+    large = LARGE_MOVE * mean
+    return (
+        mean - max(deviations, min(fall, large)) * _BUT_FOR_ROUNDING,
+        mean + max(deviations, min(rise, large)) * _BUT_FOR_ROUNDING,
+    )
 
 
 class Volatility:
@@ -214,7 +236,14 @@ class Volatility:
         return len(self._windows)
 
     def renew_lock(self) -> None:
-        """Give a forked child a lock of its own: a thread of the parent may have held this one."""
+        """Give a forked child a lock of its own.
+
+        A tick that another thread of the parent was taking in is half done for ever, so the windows are dropped then.
+        """
+        if self._lock.locked():
+            self._windows.clear()
+            self._by_market.clear()
+            self.version += 1
         self._lock = threading.Lock()
 
     def tick(self, market_key: str, odds: float, instant: float) -> None:
@@ -245,18 +274,22 @@ class Volatility:
         if window is None:
             return Judgement(NORMAL, None, None, 0)
         with self._lock:
-            window.forget_before(now - self.limits.window)
-            return window.judge(current, self.limits)
+            return window.judge(current, self.limits, now - self.limits.window)
 
     def worst(self, prices: Iterable[tuple[str, float | None]], now: float) -> int:
         """The worst status at ``now`` (epoch seconds) over market keys with their current odds (None: last tick)."""
         worst = NORMAL
         oldest = now - self.limits.window
-        with self._lock:
-            for market_key, current in prices:
-                window = self._windows.get(market_key)
-                if window is not None and (status := window.status(current, self.limits, oldest)) < worst:
-                    worst = status
+        windows = self._windows
+        for market_key, current in prices:
+            if (window := windows.get(market_key)) is None:
+                continue
+            # As nearly always; what is remembered is replaced whole, so that reading it takes no lock.
+            since, until, low, high = window.calm
+            if since <= oldest < until and low <= (low if current is None else current) <= high:
+                continue
+            with self._lock:
+                worst = min(worst, window.status(current, self.limits, oldest))
         return worst
 
     def keys_of(self, match_id: str, market: str) -> tuple[str, ...]:
@@ -295,8 +328,9 @@ class Governor:
         self.mode = "normal"
         self._least = least
         self._minutes = minutes
-        self._minute = 0
+        self._minute_ends = -_INF
         self._buckets: deque[list[int]] = deque()  # [minute, judgements, panics], oldest first
+        self._bucket = [0, 0, 0]  # the last of them
         self._judged = 0
         self._panics = 0
 
@@ -307,39 +341,33 @@ class Governor:
 
     def record(self, panic: bool, now: float) -> None:
         """Count one judgement at ``now`` (seconds on any clock that moves forward) and reconsider the mode."""
-        minute = int(now // 60)
-        if minute != self._minute:
-            self._roll(minute)
-        bucket = self._buckets[-1] if self._buckets else self._open(minute)
-        bucket[1] += 1
+        if now >= self._minute_ends:
+            self._roll(int(now // 60))
+        self._bucket[1] += 1
         self._judged += 1
         if panic:
-            bucket[2] += 1
+            self._bucket[2] += 1
             self._panics += 1
         if panic or self.mode != "normal":
             self._reconsider()
 
     def mode_at(self, now: float) -> str:
         """The mode at ``now``, old judgements forgotten."""
-        minute = int(now // 60)
-        if minute != self._minute:
-            self._roll(minute)
+        if now >= self._minute_ends:
+            self._roll(int(now // 60))
         return self.mode
 
-    def _open(self, minute: int) -> list[int]:
-        bucket = [minute, 0, 0]
-        self._buckets.append(bucket)
-        return bucket
-
     def _roll(self, minute: int) -> None:
-        self._minute = minute
+        """Open the bucket of a new minute and forget those that are too old."""
+        self._minute_ends = 60.0 * (minute + 1)
         while self._buckets and self._buckets[0][0] <= minute - self._minutes:
             _, judged, panics = self._buckets.popleft()
             self._judged -= judged
             self._panics -= panics
         if self._judged == 0:
             self.mode = "normal"
-        self._open(minute)
+        self._bucket = [minute, 0, 0]
+        self._buckets.append(self._bucket)
         self._reconsider()
 
     def _reconsider(self) -> None:
