@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from smartcache.catalogue import CATEGORIES, STATISTICS
+from smartcache.compute import ComputeContext, compute_context
 from smartcache.config import CacheConfig
-from smartcache.engine import MatchContext, SmartCache, SmartCacheEnhanced
+from smartcache.engine import ChangeCount, MatchContext, SmartCache, SmartCacheEnhanced
 from smartcache.errors import (
     ComputeCancelledError,
     ComputeTimeoutError,
@@ -20,8 +21,10 @@ from smartcache.errors import (
 )
 from smartcache.keys import KeyFactory, key_factory
 from smartcache.metrics import CacheMetrics
+from smartcache.request import Limits
 from smartcache.result import CacheResult, CacheStrategy, ResultMetadata
 from smartcache.tags import EventType, TagManager
+from smartcache.warming import Wanted, Warmed
 
 __all__ = [
     "CATEGORIES",
@@ -30,11 +33,14 @@ __all__ = [
     "CacheMetrics",
     "CacheResult",
     "CacheStrategy",
+    "ChangeCount",
     "ComputeCancelledError",
+    "ComputeContext",
     "ComputeTimeoutError",
     "ConfigError",
     "EventType",
     "KeyFactory",
+    "Limits",
     "MatchContext",
     "ReentrantComputeError",
     "ResultMetadata",
@@ -43,8 +49,11 @@ __all__ = [
     "SmartCacheError",
     "TagManager",
     "UncacheableValueError",
+    "Wanted",
+    "Warmed",
     "cache_config",
     "cache_metrics",
+    "compute_context",
     "key_factory",
     "smart_cache",
     "smart_cache_enhanced",

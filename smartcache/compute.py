@@ -59,7 +59,7 @@ class ComputeContext:
 
 
 #: The computes that led to the code that runs now, the innermost last: whose they are, and their contexts.
-running: Final[contextvars.ContextVar[tuple[tuple[Any, Any, ComputeContext], ...]]] = contextvars.ContextVar(
+running: Final[contextvars.ContextVar[tuple[tuple[Any, Any, Any], ...]]] = contextvars.ContextVar(
     "smartcache_computing", default=()
 )
 
@@ -68,9 +68,11 @@ def compute_context() -> ComputeContext:
     """The context of the compute that calls this.
 
     Raises:
-        RuntimeError: nothing is being computed here.
+        RuntimeError: nothing is being computed here, or many keys at once.
     """
     computes = running.get()
-    if not computes:
-        raise RuntimeError("compute_context() outside a compute: only what the cache runs has a context")
-    return computes[-1][2]
+    context: ComputeContext | None = computes[-1][2] if computes else None
+    if context is None:
+        where = "in a load of many keys" if computes else "outside a compute"
+        raise RuntimeError(f"compute_context() {where}: only the compute of one key has a context")
+    return context

@@ -10,12 +10,13 @@ import random
 import secrets
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypedDict, TypeVar, Unpack
 
+from smartcache.batch import Batch
 from smartcache.clock import Clock, SystemClock
 from smartcache.config import CacheConfig
 from smartcache.entry import Entry, judge
@@ -29,13 +30,14 @@ from smartcache.loader import Loader
 from smartcache.memory import MemoryTier
 from smartcache.metrics import CacheMetrics
 from smartcache.protocol import Change
-from smartcache.request import MatchContext, Request, check_odds, check_seconds, check_tags, is_odds
+from smartcache.request import Limits, MatchContext, Request, check_odds, check_tags, is_odds
 from smartcache.result import CacheResult
 from smartcache.standing import Standing
 from smartcache.store import Bus, Handlers, Store, StoreUnavailableError, Tick
 from smartcache.tags import EventType, TagManager
 from smartcache.tally import Tally
 from smartcache.volatility import CELLS, NORMAL, PANIC, Governor, Volatility, VolatilityLimits
+from smartcache.warming import Progress, Wanted, Warmed, warm_all
 
 __all__ = ["Health", "InvalidationResult", "MatchContext", "SmartCache", "SmartCacheEnhanced"]
 
@@ -166,67 +168,168 @@ class SmartCache:
         key: str,
         compute_fn: Callable[[], Awaitable[V]],
         *,
-        ttl: float | None = None,
-        stale_for: float | None = None,
-        stale_if_error_for: float | None = None,
-        soft_timeout: float | None = None,
-        hard_timeout: float | None = None,
+        tags: Iterable[str] = (),
         match_context: MatchContext | None = None,
         force_refresh: bool = False,
         copy: bool = False,
+        **limits: Unpack[Limits],
     ) -> V:
         """The value of ``key``, computed if it is not held.
 
         Args:
             key: printable text.
-            compute_fn: called without arguments; what it returns is awaited.
-            ttl: limit in seconds on the age of a fresh value; other limits may be shorter.
-            stale_for: seconds after expiry in which the value is served while it is refreshed.
-            stale_if_error_for: age in seconds up to which it is served when a compute fails.
-            soft_timeout: seconds after which a held value is served instead of waiting.
-            hard_timeout: seconds after which the call fails.
+            compute_fn: called without arguments; what it returns is awaited. While it runs,
+                :func:`~smartcache.compute_context` tells it what is held and takes what it has to say about its result.
+            tags: names by which the value can be expired or deleted with others.
             match_context: what is known about the match.
             force_refresh: compute whatever is held.
             copy: return a value of the caller's own; otherwise it is shared and must not be changed.
+            limits: ``ttl``, ``stale_for``, ``stale_if_error_for``, ``soft_timeout``, ``hard_timeout``:
+                see :class:`~smartcache.Limits`.
 
         Raises:
             ComputeTimeoutError: the compute took longer than ``hard_timeout`` and nothing could be served.
             UncacheableValueError: JSON cannot carry the value.
             ReentrantComputeError: ``key`` was asked for by its own compute.
+            TypeError, ValueError: an argument that cannot be used.
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
-        request = Request(key, compute_fn, _ABSENT)
-        if match_context:
-            request.read(match_context)
-        request.ttl = check_seconds("ttl", ttl, 0.001)
-        request.stale_for = check_seconds("stale_for", stale_for, 0)
-        request.stale_if_error_for = check_seconds("stale_if_error_for", stale_if_error_for, 0)
-        request.soft_timeout = check_seconds("soft_timeout", soft_timeout, 0)
-        request.hard_timeout = check_seconds("hard_timeout", hard_timeout, 0.001)
+        request = self._request(key, compute_fn, match_context, tags, limits)
         value = (await self._answer(request, force_refresh)).value
         return copies.deepcopy(value) if copy else value  # type: ignore[no-any-return]
 
+    async def get_many(
+        self,
+        keys: Iterable[str],
+        load_fn: Callable[[Sequence[str]], Awaitable[Mapping[str, V]]],
+        *,
+        tags: Iterable[str] = (),
+        match_contexts: Mapping[str, MatchContext] | None = None,
+        force_refresh: bool = False,
+        copy: bool = False,
+        **limits: Unpack[Limits],
+    ) -> dict[str, V]:
+        """The values of many keys, those that are not held computed together.
+
+        Each key is a request of its own, with its own lease and flight, so it is shared with whoever asks for it alone.
+
+        Args:
+            keys: what is asked for; a key named twice is asked for once.
+            load_fn: given keys, returns their values by key. It is called with the keys that need a compute, mostly
+                once; more often when some of them were being computed by others, never twice with the same key.
+            tags: for every value, as in :meth:`get_or_load`.
+            match_contexts: what is known about the match, by key.
+            force_refresh: compute whatever is held.
+            copy: return values of the caller's own.
+            limits: as in :meth:`get_or_load`.
+
+        Returns:
+            The values in the order of ``keys``.
+
+        Raises:
+            Exception: as in :meth:`get_or_load`, the first when all have ended.
+        """
+        tags, contexts, batch = check_tags(tags), match_contexts or {}, Batch(load_fn)
+        requests = [
+            self._request(key, partial(batch.load, key), contexts.get(key), tags, limits) for key in dict.fromkeys(keys)
+        ]
+        answers = await asyncio.gather(
+            *(self._answer(request, force_refresh) for request in requests), return_exceptions=True
+        )
+        found: dict[str, V] = {}
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            found[request.key] = copies.deepcopy(answer.value) if copy else answer.value
+        return found
+
     def cached(
-        self, key: Callable[P, str], *, ttl: float | None = None, stale_for: float | None = None
+        self,
+        key: Callable[P, str],
+        *,
+        tags: Iterable[str] | Callable[P, Iterable[str]] = (),
+        match_context: Callable[P, MatchContext] | None = None,
+        **limits: Unpack[Limits],
     ) -> Callable[[Callable[P, Awaitable[V]]], Callable[P, Awaitable[V]]]:
         """Decorate an async function so that its results are held.
 
         Args:
             key: gives the key from the function's own arguments.
-            ttl: as in :meth:`get_or_load`.
-            stale_for: as in :meth:`get_or_load`.
+            tags: for every value, or a function that gives them from the arguments.
+            match_context: gives what is known about the match from the arguments.
+            limits: as in :meth:`get_or_load`.
         """
 
         def decorate(function: Callable[P, Awaitable[V]]) -> Callable[P, Awaitable[V]]:
             @wraps(function)
             async def ask(*args: P.args, **kwargs: P.kwargs) -> V:
                 return await self.get_or_load(
-                    key(*args, **kwargs), lambda: function(*args, **kwargs), ttl=ttl, stale_for=stale_for
+                    key(*args, **kwargs),
+                    lambda: function(*args, **kwargs),
+                    tags=tags(*args, **kwargs) if callable(tags) else tags,
+                    match_context=None if match_context is None else match_context(*args, **kwargs),
+                    **limits,
                 )
 
             return ask
 
         return decorate
+
+    async def warm(
+        self,
+        wanted: Iterable[Wanted],
+        *,
+        at_once: int = 16,
+        progress: bool | Progress = False,
+        **limits: Unpack[Limits],
+    ) -> Warmed:
+        """Have values ready before anybody asks; this counts as no request.
+
+        Args:
+            wanted: what to have ready.
+            at_once: computes running at one time.
+            progress: True shows a bar (with tqdm); a function is called with how many are done and how many there
+                are.
+            limits: as in :meth:`get_or_load`.
+
+        Returns:
+            How many were computed, held already, skipped; and the failures, which stop nothing.
+        """
+
+        async def warm_one(one: Wanted) -> Literal["computed", "held", "skipped"]:
+            request = self._request(one.key, one.compute_fn, one.match_context, one.tags, limits)
+            if request.kickoff is not None and request.kickoff <= self._time():
+                return "skipped"
+            entry, _, _ = await self._look_up(request, math.inf)
+            now = self._monotonic()
+            if (
+                entry is not None
+                and not entry.expired
+                and now - entry.born < self._judge(entry, request, math.inf, now).expiry
+            ):
+                return "held"
+            await self._loader.load(request)
+            return "computed"
+
+        self._listen()
+        return await warm_all(wanted, warm_one, at_once, progress)
+
+    def _request(
+        self,
+        key: str,
+        compute_fn: Callable[[], Awaitable[Any]],
+        match_context: MatchContext | None,
+        tags: Iterable[str],
+        limits: Limits,
+    ) -> Request:
+        request = Request(key, compute_fn, _ABSENT)
+        if match_context:
+            request.read(match_context)
+        if tags:
+            request.tag(tags)
+        if limits:
+            request.limit(limits)
+        return request
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -307,7 +410,7 @@ class SmartCache:
         self._loader.check_reentry(request.key)
         if self._bus is None:
             self._listen()
-        start = self._monotonic()
+        request.asked = start = self._monotonic()
         try:
             return await self._decide(request, force_refresh)
         finally:

@@ -163,14 +163,16 @@ class Loader:
         else:
             request.coalesced = True
             self._tally.coalesced.add()
+        now = self._clock.monotonic()
         patience = self._hard_timeout(request)
         setting = "hard_timeout"
         soft = self._config.soft_timeout if request.soft_timeout is None else request.soft_timeout
-        may_serve = held is not None and self._clock.monotonic() - held.born < held_until
+        may_serve = held is not None and now - held.born < held_until
         if soft is not None and soft < patience and may_serve:
             patience, setting = soft, "soft_timeout"
+        waited = 0.0 if request.asked is None else now - request.asked  # for the store, before it came to this
         try:
-            async with asyncio.timeout(patience) as waiting:
+            async with asyncio.timeout(max(0.0, patience - waited)) as waiting:
                 return await flight.result()
         except TimeoutError as error:
             if not waiting.expired():
@@ -202,7 +204,9 @@ class Loader:
             await before.landed()
         flight.started = True
         try:
-            entry = await self._get(flight, request, held, keep=keep)
+            # A refresh is given its time for everything, the wait for a lease included.
+            async with asyncio.timeout(request.compute_timeout):
+                entry = await self._get(flight, request, held, keep=keep)
         except Exception as error:
             self._let_rest(request.key)
             self._holdings.board.leave(request.key, flight)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, cast
 
 from smartcache import protocol
 from smartcache.golden_hour import Zone, kickoff_epoch
 from smartcache.keys import check_key
 
-__all__ = ["MatchContext", "Request", "check_odds", "check_seconds", "check_tags"]
+__all__ = ["Limits", "MatchContext", "Request", "check_odds", "check_seconds", "check_tags"]
 
 
 class MatchContext(TypedDict, total=False):
@@ -28,6 +28,26 @@ class MatchContext(TypedDict, total=False):
     competition: str | None
 
 
+class Limits(TypedDict, total=False):
+    """What a caller may set on a value and on waiting for it; seconds or timedeltas, and None leaves it to the
+    settings.
+
+    ``ttl`` limits the age of a fresh value; other limits may be shorter. ``stale_for`` is how long after expiry it is
+    served while it is refreshed. ``stale_if_error_for`` is the age up to which it is served when a compute fails.
+    ``soft_timeout`` is when a held value is served instead of waiting, ``hard_timeout`` when the call fails.
+    """
+
+    ttl: float | timedelta | None
+    stale_for: float | timedelta | None
+    stale_if_error_for: float | timedelta | None
+    soft_timeout: float | timedelta | None
+    hard_timeout: float | timedelta | None
+
+
+#: The least that each limit may be, in seconds.
+_LEAST: Final = {
+    "ttl": 0.001, "stale_for": 0.0, "stale_if_error_for": 0.0, "soft_timeout": 0.0, "hard_timeout": 0.001,
+}  # fmt: skip
 _LONGEST_NAME: Final = 256
 _CONTEXT_KEYS: Final = frozenset(MatchContext.__annotations__)
 
@@ -40,6 +60,7 @@ class Request:
         zone: golden-hour zone, once known.
         status: volatility status (0 panic, 1 warning, 2 normal); None when it was not judged.
         outcome: what it counts as if it ended now, a position in ``layout.OUTCOMES``.
+        asked: when, on the monotonic clock; None for one that nobody waits for.
         coalesced: it shares a compute that another started.
         gone: what was held when it came was deleted or retired while it waited.
         tags: the caller's own tags.
@@ -62,6 +83,7 @@ class Request:
     compute_timeout: float | None = None
     zone: Zone | None = None
     status: int | None = None
+    asked: float | None = None
     coalesced: bool = False
     gone: bool = False
     tags: tuple[str, ...] = ()
@@ -113,6 +135,17 @@ class Request:
         """
         self.tags = check_tags(tags)
         self.versions = protocol.dependencies(self.match_id, self.market, self.tags)
+
+    def limit(self, limits: Limits) -> None:
+        """Take in what the caller sets.
+
+        Raises:
+            TypeError, ValueError: an unknown limit, or one that is not a finite number of seconds.
+        """
+        for name, value in limits.items():
+            if name not in _LEAST:
+                raise TypeError(f"there is no argument {name!r}; the limits are {', '.join(_LEAST)}")
+            setattr(self, name, check_seconds(name, value, _LEAST[name]))
 
     def for_refresh(self, compute_timeout: float) -> Request:
         """The same question, asked by the engine itself, which gives the compute that many seconds."""
@@ -170,14 +203,16 @@ def _name(what: str, value: object) -> str:
     return value
 
 
-def check_seconds(name: str, value: float | None, least: float) -> float | None:
-    """``value`` as seconds.
+def check_seconds(name: str, value: object, least: float) -> float | None:
+    """``value``, a number or a timedelta, as seconds.
 
     Raises:
         ValueError: not a finite number of at least ``least``.
     """
     if value is None:
         return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
         raise ValueError(f"{name} is {value!r}, but must be a finite number of seconds of at least {least:g}")
     return float(value)

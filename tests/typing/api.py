@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, assert_type
 
-from smartcache import CacheResult, CacheStrategy, ResultMetadata, SmartCacheEnhanced, key_factory, smart_cache_enhanced
+from smartcache import (
+    CacheResult,
+    CacheStrategy,
+    ChangeCount,
+    ResultMetadata,
+    SmartCacheEnhanced,
+    Wanted,
+    Warmed,
+    compute_context,
+    key_factory,
+    smart_cache_enhanced,
+)
 
 
 async def predict() -> dict[str, float]:
@@ -37,6 +49,15 @@ async def use(cache: SmartCacheEnhanced, kickoff: datetime) -> None:
 
     assert_type(await square(3), int)
 
+    async def load(keys: Sequence[str]) -> dict[str, float]:
+        return dict.fromkeys(keys, 0.5)
+
+    assert_type(await cache.get_many(["a", "b"], load, tags=["x"], stale_for=5), dict[str, float])
+    assert_type(await cache.delete("a", tags=["x"]), ChangeCount)
+    assert_type((await cache.expire("a")) + 1, int)
+    assert_type(await cache.warm([Wanted("a", predict)], progress=True), Warmed)
+    assert_type(compute_context().ttl, float | None)
+
 
 async def misuse(cache: SmartCacheEnhanced) -> Any:
     cache.get_with_inteligence("key", predict)  # type: ignore[attr-defined]
@@ -48,3 +69,4 @@ async def misuse(cache: SmartCacheEnhanced) -> Any:
         {"kick_off": None},  # type: ignore[arg-type]
     )
     await cache.get_or_load("key", lambda: 1)  # type: ignore[arg-type, return-value]
+    await cache.get_or_load("key", predict, tll=5)  # type: ignore[call-arg]
