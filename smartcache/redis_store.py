@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha1
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import redis
@@ -97,13 +97,17 @@ def _stamp(seconds: bytes, micros: bytes) -> str:
 class _Read:
     """A read that waits for its tick to end."""
 
-    __slots__ = ("answer", "key", "redirected", "versions")
+    __slots__ = ("answer", "key", "versions")
 
     def __init__(self, key: str, versions: tuple[str, ...], answer: asyncio.Future[Reading]) -> None:
         self.key = key
         self.versions = versions
         self.answer = answer
-        self.redirected = False
+
+
+class _Found(NamedTuple):
+    value: Any
+    now: float
 
 
 class _Loop:
@@ -368,7 +372,7 @@ class RedisStore:
         self._send("read", here, self._first, _TIME + _pack(("MGET", *wanted)), 2, done, at_once=True)
 
     async def _read_from_cluster(self, here: _Loop, reads: Sequence[_Read]) -> None:
-        """One pipeline to each primary that is concerned; what has moved meanwhile is asked for once more."""
+        """One pipeline to each primary that is concerned; what has moved meanwhile is asked for where it is now."""
         try:
             await self._learn_slots(here)
             version, slot_of = self._names.version, protocol.slot_of
@@ -376,53 +380,47 @@ class RedisStore:
             for read in reads:
                 for name in (read.key, *map(version, read.versions)):
                     by_address.setdefault(self._slots[slot_of(name)], {})[name] = None
-            answers = await asyncio.gather(
-                *(
-                    self._question(
-                        "read", here, address, _TIME + b"".join(_pack(("GET", name)) for name in names), len(names) + 1
-                    )
-                    for address, names in by_address.items()
-                ),
-                return_exceptions=True,
+            parts = await asyncio.gather(
+                *(self._read_from_primary(here, address, [*names]) for address, names in by_address.items())
             )
-            found: dict[str, Any] = {}
-            for names, answer in zip(by_address.values(), answers, strict=True):
-                if isinstance(answer, BaseException):
-                    found.update(dict.fromkeys(names, answer))
-                    continue
-                (seconds, micros), *values = answer
-                now = int(seconds) + int(micros) / 1e6
-                found.update(zip(names, [(value, now) for value in values], strict=True))
-            again = []
+            found = {name: part for names in parts for name, part in names.items()}
             for read in reads:
-                if read.answer.done():
-                    continue
-                parts = [found[name] for name in (read.key, *map(version, read.versions))]
-                failures = [part for part in parts if isinstance(part, BaseException)]
-                redirected = any(not isinstance(part, BaseException) and _redirection(part[0]) for part in parts)
-                if failures:
-                    _fail([read], failures[0])
-                elif redirected and not read.redirected:
-                    read.redirected = True
-                    again.append(read)
-                elif redirected:
-                    _fail([read], StoreUnavailableError("the cluster is moving slots"))
-                else:
-                    (data, now), *numbers = parts
-                    texts = [_text(value) for value, _ in numbers]
+                data = found[read.key]
+                numbers = {name: found[version(name)] for name in read.versions}
+                failure = next((one for one in (data, *numbers.values()) if isinstance(one, Exception)), None)
+                if failure is not None:
+                    _fail([read], failure)
+                elif not read.answer.done():
                     read.answer.set_result(
                         Reading(
-                            data if isinstance(data, bytes) else None,
-                            dict(zip(read.versions, texts, strict=True)),
-                            now,
+                            data.value if isinstance(data.value, bytes) else None,
+                            {name: _text(number.value) for name, number in numbers.items()},
+                            data.now,
                         )
                     )
-            if again:
-                self._slots_doubted = True
-                await self._read_from_cluster(here, again)
         except Exception as error:
             # Whatever it is, nobody of this batch may be left waiting.
             _fail(reads, error)
+
+    async def _read_from_primary(self, here: _Loop, address: Address, names: Sequence[str]) -> dict[str, Any]:
+        """What one primary has of the names, each with the primary's clock; or why it is not known."""
+        questions = _TIME + b"".join(_pack(("GET", name)) for name in names)
+        try:
+            (seconds, micros), *values = await self._question("read", here, address, questions, len(names) + 1)
+        except StoreUnavailableError as error:
+            return dict.fromkeys(names, error)
+        now = int(seconds) + int(micros) / 1e6
+        found: dict[str, Any] = {}
+        for name, value in zip(names, values, strict=True):
+            if _redirection(value) is not None:
+                self._slots_doubted = True
+                try:
+                    value = await self._ask("read", name, ("GET", name))
+                except StoreUnavailableError as error:
+                    found[name] = error
+                    continue
+            found[name] = _Found(value, now)
+        return found
 
     # -- questions ---------------------------------------------------------------------------------------------------
 

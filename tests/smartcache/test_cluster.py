@@ -1,0 +1,285 @@
+"""The engine on a real cluster of three primaries."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from conftest import Cluster, Model, eventually, wait_until
+
+from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory, protocol
+from smartcache.protocol import Names, slot_of
+from smartcache.store import StoreUnavailableError
+
+NAMES = Names(protocol.CLUSTER_LANES)
+
+
+@pytest.fixture
+def raw(cluster: Cluster) -> Iterator[Any]:
+    with cluster.client() as client:
+        client.flushall(target_nodes="primaries")
+        yield client
+
+
+@pytest.fixture
+async def make(cluster: Cluster, raw: Any) -> Any:
+    made: list[SmartCacheEnhanced] = []
+
+    def make(**settings: Any) -> SmartCacheEnhanced:
+        config = CacheConfig(redis_url=cluster.url, redis_cluster=True, **{"store_timeout": 2.0, **settings})
+        made.append(SmartCacheEnhanced(config, rng=lambda: 0.0))
+        return made[-1]
+
+    yield make
+    for cache in made:
+        await cache.close()
+
+
+async def ready(*caches: SmartCacheEnhanced) -> None:
+    for cache in caches:
+        await cache.start()
+    await eventually(lambda: all(cache._bus is not None and cache._bus.alive for cache in caches))
+
+
+def context(match: str, market: str = "btts") -> Any:
+    return {"match_id": match, "market": market, "kickoff_time": datetime.now(UTC) + timedelta(hours=2)}
+
+
+def test_lanes_lie_on_every_primary() -> None:
+    thirds = {slot_of(NAMES.log(lane)) * 3 // 16_384 for lane in range(protocol.CLUSTER_LANES)}
+    assert thirds == {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["a", "{a}b", "x{", "{}a", "a{b}c{d}", "é{", "bets:prod:v1:pred:{m_12345}:btts"])
+def test_slots_are_those_of_the_cluster(name: str) -> None:
+    from redis.crc import key_slot
+
+    assert slot_of(name) == key_slot(name.encode())
+
+
+async def test_values_of_one_engine_are_found_by_another_wherever_they_lie(make: Any) -> None:
+    one, other = make(), make()
+    models = {key: Model() for key in (f"spread:{number}" for number in range(100))}
+    await asyncio.gather(*(one.get_or_load(key, model) for key, model in models.items()))
+    found = await asyncio.gather(*(other.get_or_load(key, model) for key, model in models.items()))
+    assert found == [{"run": 1}] * 100
+    assert one.metrics.get_stats()["cache_errors"] == other.metrics.get_stats()["cache_errors"] == 0
+    assert len({slot_of(key) * 3 // 16_384 for key in models}) == 3, "the keys lie on all three"
+
+
+async def test_an_event_retires_the_markets_of_one_match_everywhere(make: Any, raw: Any) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    model = Model()
+    for match in ("7", "8"):
+        for market in ("btts", "penalty"):
+            await one.get_with_intelligence(key_factory.prediction(match, market), model, context(match, market))
+            await other.get_with_intelligence(key_factory.prediction(match, market), model, context(match, market))
+    answer = await one.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    assert (answer["invalidated_count"], answer["acknowledged"]) == (1, True)
+    assert not raw.exists(key_factory.prediction("7", "btts"))
+    await eventually(lambda: other._holdings.get(key_factory.prediction("7", "btts")) is None, 0.25)
+    assert other._holdings.get(key_factory.prediction("7", "penalty")) is not None
+    assert other._holdings.get(key_factory.prediction("8", "btts")) is not None
+
+
+@pytest.mark.parametrize("verb", ["delete", "expire"])
+async def test_keys_and_tags_change_everywhere_and_are_counted(make: Any, verb: str) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    model = Model()
+    keys = [f"k{number}" for number in range(30)]
+    for key in keys:
+        await one.get_or_load(key, model, tags=["x", "y"])
+        await other.get_or_load(key, model)
+    assert await getattr(one, verb)("k0") == 1
+    third = make(memory_entries=0)
+    await ready(third)
+    assert await getattr(third, verb)(tags=["x"]) == (29 if verb == "delete" else 30)
+    assert (await one.get_or_load("k5", model))["run"] > 30 or await settled(one, "k5")
+    await eventually(lambda: all(gone(other, key) for key in keys), 0.25)
+    assert (await other.get_or_load("k7", model))["run"] > 30
+
+
+async def settled(cache: SmartCacheEnhanced, key: str) -> bool:
+    await eventually(lambda: gone(cache, key), 0.25)
+    return True
+
+
+def gone(cache: SmartCacheEnhanced, key: str) -> bool:
+    entry = cache._holdings.get(key)
+    return entry is None or entry.expired
+
+
+@pytest.mark.parametrize("change", ["tag", "match", "key", "all"])
+async def test_a_change_elsewhere_during_a_compute_is_not_overwritten(make: Any, model: Model, change: str) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    model.gate = asyncio.Event()
+    # The key, its match and its tag lie in three different slots.
+    ask: Any = {"tags": ["x"], "match_context": context("7")}
+    computing = asyncio.create_task(one.get_or_load("plain", model, **ask))
+    await eventually(lambda: model.runs == 1)
+    match change:
+        case "tag":
+            await other.delete(tags=["x"])
+        case "match":
+            await other.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+        case "key":
+            await other.delete("plain")
+        case "all":
+            await other.invalidate_all()
+    model.gate.set()
+    assert await computing == {"run": 1}
+    assert await make(memory_entries=0).get_or_load("plain", model, **ask) == {"run": 2}
+    assert await one.get_or_load("plain", model, **ask) == {"run": 2}
+
+
+async def test_a_tag_that_moves_between_the_write_and_the_check_withdraws_the_entry(
+    make: Any, model: Model, raw: Any
+) -> None:
+    cache = make()
+    await ready(cache)
+    store = cache._store
+    read = store._versions
+    asked = 0
+
+    async def late(names: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the check after the write: somebody else moves the tag just before
+            assert raw.exists("plain"), "it was written before it is checked"
+            raw.incrby(NAMES.version(protocol.tag_version("x")), 1 << 16)
+        return await read(names)
+
+    store._versions = late
+    await cache.get_or_load("plain", model, tags=["x"])
+    assert asked == 2
+    assert not raw.exists("plain")
+    assert cache._holdings.get("plain") is None
+    assert cache.metrics.snapshot().samples["smartcache_writes_fenced_total"][()] == 1
+
+
+async def test_a_tag_named_by_the_compute_is_checked_in_its_own_lane(make: Any, model: Model) -> None:
+    from smartcache import compute_context
+
+    one, other = make(), make()
+    await ready(one, other)
+    model.gate = asyncio.Event()
+
+    async def compute() -> Any:
+        value = await model()
+        compute_context().add_tags(["late"])
+        return value
+
+    computing = asyncio.create_task(one.get_or_load("plain", compute))
+    await eventually(lambda: model.runs == 1)
+    await other.delete(tags=["unrelated", "other"])
+    model.gate.set()
+    await computing
+    assert await make().get_or_load("plain", model) == {"run": 1}, "other tags do not matter"
+    assert await other.delete(tags=["late"]) == 1
+    assert await make().get_or_load("plain", model) == {"run": 2}
+
+
+async def test_ticks_reach_every_process(make: Any) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    for price in (2.0, 2.0, 2.0, 2.6):
+        one.update_vix_snapshot("7:btts:yes:", price)
+    await eventually(lambda: other.volatility.judge("7:btts:yes:", None, other.clock.time()).samples == 3)
+
+
+WORKER = textwrap.dedent(
+    """
+    import asyncio, sys, time
+    from smartcache import CacheConfig, SmartCacheEnhanced
+
+    async def main(url, runs, seconds):
+        cache = SmartCacheEnhanced(CacheConfig(redis_url=url, redis_cluster=True, store_timeout=2.0, lease_seconds=1.0))
+        await cache.start()
+        async def compute():
+            with open(runs, "a") as log:
+                log.write("run\\n")
+            await asyncio.sleep(seconds)
+            return "computed"
+        found = await asyncio.gather(*(cache.get_or_load("cold", compute, tags=["x"]) for _ in range(50)))
+        assert set(found) == {"computed"}
+        await cache.close()
+
+    asyncio.run(main(sys.argv[1], sys.argv[2], float(sys.argv[3])))
+    """
+)
+
+
+def worker(cluster: Cluster, runs: Path, seconds: float) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", WORKER, cluster.url, str(runs), str(seconds)], env=environment)
+
+
+def test_processes_share_one_compute_and_a_killed_owner_is_replaced_once(
+    cluster: Cluster, raw: Any, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    workers = [worker(cluster, runs, 0.5) for _ in range(3)]
+    assert [one.wait(60) for one in workers] == [0, 0, 0]
+    assert runs.read_text() == "run\n"
+    raw.flushall(target_nodes="primaries")
+    runs.unlink()
+    owner = worker(cluster, runs, 30)
+    wait_until(lambda: runs.exists() and runs.read_text() == "run\n")
+    others = [worker(cluster, runs, 0.3) for _ in range(2)]
+    owner.kill()
+    owner.wait()
+    assert [one.wait(60) for one in others] == [0, 0]
+    assert runs.read_text() == "run\nrun\n"
+
+
+async def test_slots_that_moved_are_found_again(make: Any, cluster: Cluster, raw: Any) -> None:
+    cache = make(memory_entries=0)
+    model = Model()
+    await cache.get_or_load("moving", model)
+    slot = slot_of("moving")
+    nodes = {node.port: raw.cluster_myid(node) for node in raw.get_primaries()}
+    source = next(node for node in raw.get_primaries() if node.port == raw.get_node_from_key("moving").port)
+    target = next(node for node in raw.get_primaries() if node.port != source.port)
+    clients: list[Any] = [redis.Redis(port=node.port) for node in (target, source)]
+    there, here = clients
+    here_id, there_id = nodes[source.port], nodes[target.port]
+    there.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", here_id)
+    here.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", there_id)
+    assert await cache.get_or_load("moving", model) == {"run": 1}, "while it is on its way"
+    for key in here.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+        here.execute_command("MIGRATE", "127.0.0.1", target.port, key, 0, 1000)
+    assert await cache.get_or_load("moving", model) == {"run": 1}, "when its value has gone ahead"
+    for client in (there, here):
+        client.execute_command("CLUSTER SETSLOT", slot, "NODE", there_id)
+    try:
+        assert await cache.get_or_load("moving", model) == {"run": 1}, "where it is now"
+        assert await cache.get_or_load("another{moving}", model) == {"run": 2}
+        assert await cache.delete("moving", "another{moving}") == 2
+    finally:
+        for key in there.execute_command("CLUSTER GETKEYSINSLOT", slot, 100):
+            there.delete(key)
+        for client in (there, here):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", here_id)
+            client.close()
+
+
+async def test_a_store_that_is_a_cluster_says_what_to_set(cluster: Cluster, model: Model) -> None:
+    cache = SmartCacheEnhanced(CacheConfig(redis_url=f"redis://127.0.0.1:{cluster.servers[0].port}"))
+    store = cache._store
+    assert store is not None
+    elsewhere = next(key for key in map(str, range(100)) if slot_of(key) > 16_000)
+    with pytest.raises(StoreUnavailableError, match="SMARTCACHE_REDIS_CLUSTER=true"):
+        await store.release(elsewhere, "token")
+    await cache.close()
