@@ -19,7 +19,8 @@ from typing import Any, Final
 
 import msgspec
 import redis
-import redis.cluster
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
 
 from smartcache import protocol
 from smartcache.clock import Clock
@@ -145,16 +146,15 @@ class RedisBus:
             "socket_timeout": _REPLY_TIMEOUT,
             "protocol": 2,
         }
-        urls = self._config.store_urls
+        first, *others = self._config.store_urls
         if not self._config.redis_cluster:
-            return redis.Redis.from_url(urls[0], **patience)
-        failure: Exception | None = None
-        for url in urls:
-            try:
-                return redis.cluster.RedisCluster.from_url(url, **patience)
-            except redis.RedisError as error:
-                failure = error
-        raise failure or ConnectionError("no server of the cluster is named")
+            return redis.Redis.from_url(first, **patience)
+        places: list[Any] = [parse_url(url) for url in others]  # type: ignore[no-untyped-call]
+        nodes = [
+            ClusterNode(place["host"], place.get("port", 6379))  # type: ignore[no-untyped-call]
+            for place in places
+        ]
+        return RedisCluster.from_url(first, startup_nodes=nodes, **patience)
 
     # -- listening ---------------------------------------------------------------------------------------------------
 

@@ -117,6 +117,11 @@ class _Loop:
         self.nodes: dict[Address, Node] = {}
         self.reads: list[_Read] = []
         self.tasks: set[asyncio.Task[None]] = set()
+        self.learning: asyncio.Task[Exception | None] | None = None
+
+    def forget_learning(self, task: asyncio.Task[Exception | None]) -> None:
+        """The cluster has been asked who has which slot."""
+        self.learning = None
 
 
 class _Wait:
@@ -486,9 +491,16 @@ class RedisStore:
         await self._learn_slots(here)
         address = self._slots[protocol.slot_of(name)]
         for _ in range(_MOST_REDIRECTIONS):
-            replies = await self._question(
-                operation, here, address, _ASKING + packed if asking else packed, 2 if asking else 1
-            )
+            try:
+                replies = await self._question(
+                    operation, here, address, _ASKING + packed if asking else packed, 2 if asking else 1
+                )
+            except StoreUnavailableError:
+                await self._learn_slots(here)
+                if address == (now_at := self._slots[protocol.slot_of(name)]):
+                    raise
+                address = now_at  # another server took over
+                continue
             redirection = _redirection(replies[-1])
             if redirection is None:
                 return self._accept(operation, replies[-1])
@@ -590,27 +602,35 @@ class RedisStore:
             gauge.set(float(name == worst))
 
     async def _learn_slots(self, here: _Loop) -> None:
-        """Find out which primary has which slot, if that is not known or in doubt.
+        """Know which primary has which slot; whoever wants to while the cluster is being asked waits for its answer.
 
         Raises:
             StoreUnavailableError: no server of the cluster said.
         """
-        now = self._clock.monotonic()
-        if self._slots and not (self._slots_doubted and now >= self._slots_asked + _SLOTS_REST):
-            return
-        self._slots_asked = now
-        known = [*dict.fromkeys([(seed.host, seed.port) for seed in self._seeds] + self._slots)]
-        failure: Exception = StoreUnavailableError("no server of the cluster is known")
-        for address in known:
+        if here.learning is None:
+            now = self._clock.monotonic()
+            if self._slots and not (self._slots_doubted and now >= self._slots_asked + _SLOTS_REST):
+                return
+            self._slots_asked = now
+            here.learning = asyncio.get_running_loop().create_task(self._ask_slots(here))
+            here.learning.add_done_callback(here.forget_learning)
+        failure = await asyncio.shield(here.learning)
+        if failure is not None and not self._slots:  # otherwise go on with what was known
+            raise StoreUnavailableError(f"the cluster does not say who has which slot: {failure}")
+
+    async def _ask_slots(self, here: _Loop) -> Exception | None:
+        """Ask one server after the other; why, if none answered."""
+        failure: Exception = StoreUnavailableError("none of its servers is known")
+        for address in dict.fromkeys([(seed.host, seed.port) for seed in self._seeds] + self._slots):
             try:
                 reply = (await self._question("other", here, address, _CLUSTER_SLOTS, 1))[0]
                 self._slots = _slots(self._accept("other", reply), address)
-                self._slots_doubted = False
-                return
             except (StoreUnavailableError, ValueError) as error:
                 failure = error
-        if not self._slots:  # otherwise go on with what was known
-            raise StoreUnavailableError(f"the cluster does not say who has which slot: {failure}")
+            else:
+                self._slots_doubted = False
+                return None
+        return failure
 
     def _spawn(self, here: _Loop, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)

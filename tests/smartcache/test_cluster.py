@@ -283,3 +283,34 @@ async def test_a_store_that_is_a_cluster_says_what_to_set(cluster: Cluster, mode
     with pytest.raises(StoreUnavailableError, match="SMARTCACHE_REDIS_CLUSTER=true"):
         await store.release(elsewhere, "token")
     await cache.close()
+
+
+async def test_a_replica_that_takes_over_is_found_and_nothing_stale_is_served(tmp_path: Path) -> None:
+    with Cluster(tmp_path, replicas=3) as cluster:
+        config = CacheConfig(redis_url=cluster.url, redis_cluster=True, store_timeout=1.0, store_connect_timeout=0.5)
+        one, other = SmartCacheEnhanced(config), SmartCacheEnhanced(config)
+        await ready(one, other)
+        models = {f"k{number}": Model() for number in range(60)}
+        for key, model in models.items():
+            await one.get_or_load(key, model, tags=["x"])
+            await other.get_or_load(key, model)
+        cluster.servers[0]._process.kill()
+        answered = [await one.get_or_load(key, model) for key, model in models.items()]
+        assert len(answered) == 60, "callers get values while a third of the store is dead"
+        assert await one.delete(tags=["x"]) == 60
+        await asyncio.sleep(2.1)  # the bus may be silent for so long before memory is not trusted
+        for key, model in models.items():
+            answer = await other.get_with_intelligence(key, model)
+            assert answer.value["run"] > 1 or answer.strategy != "serve_fresh", "what was deleted is not called fresh"
+        await eventually(lambda: one.health()["bus"] == other.health()["bus"] == "ok", 20)
+        assert (await one.delete(*models)).acknowledged
+        await asyncio.sleep(0.25)
+        for key, model in models.items():
+            before = model.runs
+            assert await other.get_or_load(key, model) == {"run": before + 1}
+        errors = other.metrics.get_stats()["cache_errors"]
+        for key, model in models.items():
+            assert await one.get_or_load(key, model) == {"run": model.runs}
+        assert other.metrics.get_stats()["cache_errors"] == errors, "all of the store answers again"
+        for cache in (one, other):
+            await cache.close()

@@ -505,3 +505,26 @@ def test_a_forked_child_has_its_own_connections_and_metrics(valkey_url: str, tmp
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*.metrics"))) == 2
+
+
+async def test_a_store_that_went_back_in_time_is_retired_whole(model: Model, tmp_path: Path) -> None:
+    """As after a restart from an old snapshot, or when a replica that lagged takes over."""
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    caches = [SmartCacheEnhanced(CacheConfig(redis_url=url, store_connect_timeout=0.2)) for _ in range(2)]
+    with ValkeyServer(port=port, data_dir=tmp_path, save=""), redis.Redis(port=port) as raw:
+        await ready(*caches)
+        await caches[0].delete("something")
+        await caches[0].get_or_load("key", model, tags=["x"])
+        raw.save()
+        await caches[0].delete(tags=["x"])
+        await eventually(lambda: all(cache._bus.position[0][0] == raw.get(NAMES.sequence(0)) for cache in caches))  # type: ignore[union-attr]
+    with ValkeyServer(port=port, data_dir=tmp_path, save=""), redis.Redis(port=port) as raw:
+        assert raw.exists("key"), "what was deleted is back"
+        await eventually(lambda: all(cache.health()["bus"] == "ok" for cache in caches))
+        reader = SmartCacheEnhanced(CacheConfig(redis_url=url, memory_entries=0))
+        await eventually(lambda: caches[0].metrics.snapshot().samples["smartcache_bus_gaps_total"][()] > 0)
+        assert await reader.get_or_load("key", model) == {"run": 2}, "and is not served again"
+        await reader.close()
+    for cache in caches:
+        await cache.close()
