@@ -68,6 +68,8 @@ def kickoff_epoch(kickoff: datetime) -> float:
     """
     if not isinstance(kickoff, datetime):
         raise TypeError(f"kickoff_time must be an aware datetime, got {kickoff!r}")
+    if kickoff.tzinfo is UTC:  # as nearly always
+        return kickoff.timestamp()
     if kickoff.utcoffset() is None:
         raise ValueError(
             f"kickoff_time {kickoff!r} is naive: give it a time zone, such as kickoff.replace(tzinfo=timezone.utc)"

@@ -105,17 +105,24 @@ class Loader:
         """
         assert self._store is not None
         epoch, asked = self._holdings.epoch, self._clock.monotonic()
-        reading = await self._store.read(request.key, request.versions)
-        entry = self._decode(request.key, reading.data, reading.now, asked)
-        if entry is not None and not reading.versions.keys() >= entry.versions.keys():
-            # Stored by a request that knew its match; this one does not.
-            asked = self._clock.monotonic()
-            reading = await self._store.read(request.key, tuple(entry.versions))
-            entry = self._decode(request.key, reading.data, reading.now, asked)
-        if entry is None or (state := moved(entry.versions, reading.versions)) == "gone":
+        data, versions, now = await self._store.read(request.key, request.versions)
+        if data is None:
             return None
-        entry.expired = entry.expired or state == "expired"
-        self._holdings.take_in(entry, epoch)
+        entry = self._decode(request.key, data, now, asked)
+        if entry is not None and entry.versions != versions:
+            if not versions.keys() >= entry.versions.keys():
+                # Stored by a request that knew its match or tags; this one does not.
+                asked = self._clock.monotonic()
+                data, versions, now = await self._store.read(request.key, tuple(entry.versions))
+                entry = self._decode(request.key, data, now, asked)
+                if entry is None:
+                    return None
+            state = moved(entry.versions, versions)
+            if state == "gone":
+                return None
+            entry.expired = entry.expired or state == "expired"
+        if entry is not None:
+            self._holdings.take_in(entry, epoch)
         return entry
 
     def _decode(self, key: str, data: bytes | None, store_now: float, asked: float) -> Entry | None:
@@ -128,9 +135,11 @@ class Loader:
             self._tally.unreadable.add()
             return None
         age = store_now - int(stored.written) / 1e6
-        if age < -_CLOCK_SLACK:
-            return None  # from the future: the store's clock was set back
-        return Entry.from_stored(key, stored, asked - max(0.0, age))
+        if age < 0:
+            if age < -_CLOCK_SLACK:
+                return None  # from the future: the store's clock was set back
+            age = 0.0
+        return Entry.from_stored(key, stored, asked - age)
 
     # -- computing ---------------------------------------------------------------------------------------------------
 

@@ -180,8 +180,6 @@ def _member(market: str | None, key: str) -> str:
 def moved(carried: Mapping[str, str], current: Mapping[str, str | None]) -> Moved:
     """What the versions as they are now make of an entry that carries others."""
     found: Moved = "same"
-    if carried == current:
-        return found
     for name, number in carried.items():
         now = current.get(name)
         if now == number:

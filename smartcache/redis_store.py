@@ -94,15 +94,8 @@ def _stamp(seconds: bytes, micros: bytes) -> str:
     return f"{int(seconds):010d}{int(micros):06d}"
 
 
-class _Read:
-    """A read that waits for its tick to end."""
-
-    __slots__ = ("answer", "key", "versions")
-
-    def __init__(self, key: str, versions: tuple[str, ...], answer: asyncio.Future[Reading]) -> None:
-        self.key = key
-        self.versions = versions
-        self.answer = answer
+#: A read that waits for its tick to end: key, names of versions, who waits.
+_Read = tuple[str, tuple[str, ...], asyncio.Future[Reading]]
 
 
 class _Found(NamedTuple):
@@ -167,6 +160,7 @@ class RedisStore:
         self._slots_doubted = False
         self._slots_asked = 0.0
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        self._last: tuple[asyncio.AbstractEventLoop | None, _Loop] = (None, _Loop())
         self._breakers: dict[Address, Breaker] = {}
         self._waits: dict[str, list[_Wait]] = {}
         self._lock = threading.Lock()
@@ -196,7 +190,7 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         here = self._here(loop)
         answer: asyncio.Future[Reading] = loop.create_future()
-        here.reads.append(_Read(key, versions, answer))
+        here.reads.append((key, versions, answer))
         if len(here.reads) == 1:
             loop.call_soon(self._flush_reads, here)
         return answer
@@ -321,6 +315,7 @@ class RedisStore:
     def forget_connections(self) -> None:
         """Let go of every connection without a word to the store: in a forked child they are the parent's."""
         self._loops = weakref.WeakKeyDictionary()
+        self._last = None, _Loop()
         self._waits = {}
         self._lock = threading.Lock()
         self._bus = None
@@ -328,6 +323,7 @@ class RedisStore:
     async def close(self) -> None:
         """Close the connections of the running loop."""
         here = self._loops.pop(asyncio.get_running_loop(), None)
+        self._last = None, _Loop()
         if here is not None:
             for task in here.tasks:
                 task.cancel()
@@ -357,9 +353,9 @@ class RedisStore:
             return
         version = self._names.version
         wanted: dict[str, None] = {}  # each name once
-        for read in reads:
-            wanted[read.key] = None
-            for name in read.versions:
+        for key, versions, _ in reads:
+            wanted[key] = None
+            for name in versions:
                 wanted[version(name)] = None
 
         def done(replies: Replies) -> None:
@@ -369,10 +365,10 @@ class RedisStore:
             (seconds, micros), values = replies
             now = int(seconds) + int(micros) / 1e6
             found = dict(zip(wanted, values, strict=True))
-            for read in reads:
-                if not read.answer.done():
-                    numbers = {name: _text(found[version(name)]) for name in read.versions}
-                    read.answer.set_result(Reading(found[read.key], numbers, now))
+            for key, versions, answer in reads:
+                if not answer.done():
+                    numbers = {name: _text(found[version(name)]) for name in versions}
+                    answer.set_result(Reading(found[key], numbers, now))
 
         self._send("read", here, self._first, _TIME + _pack(("MGET", *wanted)), 2, done, at_once=True)
 
@@ -382,26 +378,23 @@ class RedisStore:
             await self._learn_slots(here)
             version, slot_of = self._names.version, protocol.slot_of
             by_address: dict[Address, dict[str, None]] = {}
-            for read in reads:
-                for name in (read.key, *map(version, read.versions)):
+            for key, versions, _ in reads:
+                for name in (key, *map(version, versions)):
                     by_address.setdefault(self._slots[slot_of(name)], {})[name] = None
             parts = await asyncio.gather(
                 *(self._read_from_primary(here, address, [*names]) for address, names in by_address.items())
             )
             found = {name: part for names in parts for name, part in names.items()}
             for read in reads:
-                data = found[read.key]
-                numbers = {name: found[version(name)] for name in read.versions}
+                key, versions, answer = read
+                data, numbers = found[key], {name: found[version(name)] for name in versions}
                 failure = next((one for one in (data, *numbers.values()) if isinstance(one, Exception)), None)
                 if failure is not None:
                     _fail([read], failure)
-                elif not read.answer.done():
-                    read.answer.set_result(
-                        Reading(
-                            data.value if isinstance(data.value, bytes) else None,
-                            {name: _text(number.value) for name, number in numbers.items()},
-                            data.now,
-                        )
+                elif not answer.done():
+                    value = data.value if isinstance(data.value, bytes) else None
+                    answer.set_result(
+                        Reading(value, {name: _text(number.value) for name, number in numbers.items()}, data.now)
                     )
         except Exception as error:
             # Whatever it is, nobody of this batch may be left waiting.
@@ -571,10 +564,14 @@ class RedisStore:
     # -- servers -----------------------------------------------------------------------------------------------------
 
     def _here(self, loop: asyncio.AbstractEventLoop) -> _Loop:
-        here = self._loops.get(loop)
-        if here is None:
-            here = self._loops[loop] = _Loop()
-        return here
+        last, here = self._last
+        if last is loop:
+            return here
+        found = self._loops.get(loop)
+        if found is None:
+            found = self._loops[loop] = _Loop()
+        self._last = loop, found
+        return found
 
     def _node(self, here: _Loop, address: Address) -> Node:
         node = here.nodes.get(address)
@@ -653,9 +650,9 @@ def _stamp_of(written: Any) -> str | None:
 
 def _fail(reads: Iterable[_Read], error: BaseException) -> None:
     failure = error if isinstance(error, StoreUnavailableError) else StoreUnavailableError(repr(error))
-    for read in reads:
-        if not read.answer.done():
-            read.answer.set_exception(failure)
+    for _, _, answer in reads:
+        if not answer.done():
+            answer.set_exception(failure)
 
 
 def _redirection(reply: Any) -> tuple[str, Address | None] | None:
