@@ -305,6 +305,7 @@ class SmartCache:
             if (
                 entry is not None
                 and not entry.expired
+                and request.satisfied_by(entry.tags)
                 and now - entry.born < self._judge(entry, request, math.inf, now).expiry
             ):
                 return "held"
@@ -437,7 +438,7 @@ class SmartCache:
         if request.kickoff is None and entry.kickoff is not None:
             request.kickoff = entry.kickoff
             request.zone = zone_at(entry.kickoff - wall)
-        if age >= life.stale_until or entry.expired:
+        if age >= life.stale_until or entry.expired or not request.satisfied_by(entry.tags):
             return await self._miss(request, entry, tier, cap, store_answers)
         if age < life.expiry and (tier == "store" or self._trusts_memory(entry, now)):
             request.outcome = _FRESH[tier]
@@ -478,7 +479,7 @@ class SmartCache:
         now = self._monotonic()
         bus = self._bus
         hears = bus is None or now - bus.heard <= self.config.bus_silence
-        if entry is not None and hears and not entry.expired:
+        if entry is not None and hears and not entry.expired and request.satisfied_by(entry.tags):
             life = self._judge(entry, request, cap, now)
             if now - entry.born < life.stale_until:
                 return entry, "memory", True

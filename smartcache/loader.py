@@ -213,9 +213,7 @@ class Loader:
             await before.landed()
         flight.started = True
         try:
-            # A refresh is given its time for everything, the wait for a lease included.
-            async with asyncio.timeout(request.compute_timeout):
-                entry = await self._get(flight, request, held, keep=keep)
+            entry = await self._in_time(request, self._get(flight, request, held, keep=keep))
         except Exception as error:
             self._let_rest(request.key)
             self._holdings.board.leave(request.key, flight)
@@ -224,6 +222,18 @@ class Loader:
             self._rests.pop(request.key, None)
             self._holdings.board.leave(request.key, flight)
             flight.succeed(entry)
+
+    async def _in_time(self, request: Request, work: Coroutine[Any, Any, Entry]) -> Entry:
+        """Give a refresh its time for everything, the wait for a lease included."""
+        try:
+            async with asyncio.timeout(request.compute_timeout) as given:
+                return await work
+        except TimeoutError as error:
+            if not given.expired():
+                raise
+            raise ComputeTimeoutError(
+                f"the refresh of {request.key!r} took longer than {request.compute_timeout:g} s (refresh_timeout)"
+            ) from error
 
     async def _get(self, flight: Flight[Entry], request: Request, held: Entry | None, *, keep: bool) -> Entry:
         """Get the lease, compute, and store under the versions the compute began with."""
@@ -245,6 +255,7 @@ class Loader:
                     return found
                 begun = found
         renewal = None if store is None else self._spawn(self._renew(store, request.key, token))
+        leased = begun is not None
         try:
             began = self._clock.monotonic()
             context = ComputeContext(request.key)
@@ -274,14 +285,14 @@ class Loader:
                     store = None  # then at least this process has it
                 else:
                     entry.written, written = stamp or "", stamp is not None
-                begun = None
+                leased = False
             if not written or (not self._holdings.keep(entry, flight) and store is None):
                 self._tally.writes_fenced.add()
             return entry
         finally:
             if renewal is not None:
                 renewal.cancel()
-            if begun is not None and store is not None:
+            if leased and store is not None:
                 self._spawn(self._release(store, request.key, token))
 
     def owes_the_store(self) -> bool:
@@ -335,7 +346,8 @@ class Loader:
         now = self._clock.monotonic()
         life = judge(entry, request, math.inf, self._config.default_ttl, now, self._clock.time())
         known = {name: number for name, number in entry.versions.items() if name in versions}
-        return not entry.expired and now - entry.born < life.expiry and moved(known, versions) == "same"
+        fresh = not entry.expired and now - entry.born < life.expiry
+        return fresh and request.satisfied_by(entry.tags) and moved(known, versions) == "same"
 
     async def _with_late_versions(
         self, store: Store, begun: Begun, request: Request, context: ComputeContext, position: Any

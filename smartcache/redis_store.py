@@ -10,7 +10,7 @@ import asyncio
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha1
 from typing import Any, Final, Literal, NamedTuple
@@ -39,6 +39,8 @@ _STATES: Final[tuple[Literal["refused", "granted", "value"], ...]] = ("refused",
 #: that is lost costs this much.
 _HEARING: Final = 0.5
 _DEAF: Final = 0.05
+#: Shortest wait, so that a lease about to run out is not asked for all the time.
+_SHORTEST: Final = 0.005
 #: Redirections of one question by a cluster that is moving slots.
 _MOST_REDIRECTIONS: Final = 4
 _SLOTS: Final = 16_384
@@ -127,13 +129,13 @@ class _Wait:
 
     def wake(self) -> None:
         """Called from any thread."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # its loop has closed, and nobody waits there any more
             self._loop.call_soon_threadsafe(self._free.set)
 
     async def until_free(self, seconds: float) -> None:
         """Return when the lease may be free, after ``seconds`` at the latest."""
         try:
-            async with asyncio.timeout(min(seconds, _HEARING if self._hears() else _DEAF)):
+            async with asyncio.timeout(min(max(seconds, _SHORTEST), _HEARING if self._hears() else _DEAF)):
                 await self._free.wait()
         except TimeoutError:
             return
@@ -258,6 +260,8 @@ class RedisStore:
         """
         found = await self._versions(names)
         for lane in {self._names.lane(name) for name in names}:
+            if lane not in position:
+                return None
             number, last = position[lane]
             log = self._names.log(lane)
             messages = await self._ask("read", log, ("XRANGE", log, b"(" + last, "+"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, cast
 
@@ -135,6 +135,10 @@ class Request:
         """
         self.tags = check_tags(tags)
         self.versions = protocol.dependencies(self.match_id, self.market, self.tags)
+
+    def satisfied_by(self, tags: Collection[str]) -> bool:
+        """Whether a value with these tags carries all that are asked for; otherwise a tag could not retire it."""
+        return not self.tags or all(tag in tags for tag in self.tags)
 
     def limit(self, limits: Limits) -> None:
         """Take in what the caller sets.

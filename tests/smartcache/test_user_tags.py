@@ -150,3 +150,28 @@ async def test_what_cannot_be_a_tag_is_refused_by_name(cache: SmartCacheEnhanced
 async def test_a_change_of_nothing_is_an_error(cache: SmartCacheEnhanced) -> None:
     with pytest.raises(ValueError, match="name keys, or tags"):
         await cache.delete()
+
+
+@pytest.mark.parametrize("over_a_store", [False, True])
+async def test_a_tag_added_in_code_applies_to_what_is_held_already(
+    cache: SmartCacheEnhanced, make_cache: Any, model: Model, over_a_store: bool
+) -> None:
+    one = make_cache() if over_a_store else cache
+    await one.get_or_load("a", model)
+    assert await one.get_or_load("a", model, tags=["new"]) == {"run": 2}, "it could not be retired by that tag"
+    assert await one.get_or_load("a", model, tags=["new"]) == {"run": 2}
+    other = make_cache() if over_a_store else cache
+    assert await other.delete(tags=["new"]) == 1
+
+
+async def test_a_lease_is_given_back_when_a_late_tag_keeps_the_value_out(make_cache: Any, model: Model) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    model.gate = asyncio.Event()
+    computing = asyncio.create_task(one.get_or_load("a", tagging(model, "x")))
+    await eventually(lambda: model.runs == 1)
+    await other.delete(tags=["x"])
+    model.gate.set()
+    await computing
+    async with asyncio.timeout(1):  # a lease lasts 5 s
+        assert await other.get_or_load("a", model) == {"run": 2}
