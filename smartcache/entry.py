@@ -10,6 +10,7 @@ from smartcache.freshness import Lifetime, lifetime
 from smartcache.request import Request
 
 if TYPE_CHECKING:
+    from smartcache.eviction import Queue
     from smartcache.standing import Standing
 
 __all__ = ["Entry", "judge"]
@@ -20,8 +21,8 @@ class Entry:
 
     ``born`` is the instant at which its compute ended, on this process's monotonic clock; ``written`` is when the
     store took it in, on the store's. ``judgement`` holds the last one with its conditions, so that asking again under
-    the same conditions costs a comparison; ``standing`` spares asking at all. ``visited``, ``newer`` and ``older``
-    belong to the memory tier.
+    the same conditions costs a comparison; ``standing`` spares asking at all. ``visited``, ``rounds``,
+    ``queue``, ``newer`` and ``older`` belong to the memory tier's eviction.
     """
 
     __slots__ = (
@@ -36,6 +37,8 @@ class Entry:
         "match_id",
         "newer",
         "older",
+        "queue",
+        "rounds",
         "shorten",
         "size",
         "stale_for",
@@ -87,6 +90,8 @@ class Entry:
         self.judgement: tuple[tuple[Any, ...], Lifetime] | None = None
         self.standing: Standing | None = None
         self.visited = False
+        self.rounds = 0
+        self.queue: Queue | None = None
         self.newer: Entry | None = None
         self.older: Entry | None = None
 
