@@ -96,10 +96,39 @@ def theine(keys: Sequence[str], size: int) -> int:
     return hits
 
 
-#: Distribution, label, and how it is replayed.
-_PEERS: Final[tuple[tuple[str, str, Replay], ...]] = (
+def sieve(keys: Sequence[str], size: int) -> int:
+    """Zhang, Yang, Yue, Vigfusson, Rashmi: SIEVE is Simpler than LRU, NSDI 2024."""
+    visited: dict[str, bool] = {}
+    newer: dict[str, str] = {}
+    newest = behind = ""  # "" lies before the oldest; the hand lies just after ``behind``
+    hits = 0
+    for key in keys:
+        if key in visited:
+            visited[key] = True
+            hits += 1
+            continue
+        if len(visited) == size:
+            while visited[newer[behind]]:
+                behind = newer[behind]
+                visited[behind] = False
+                if behind == newest:
+                    behind = ""
+            victim = newer.pop(behind)
+            del visited[victim]
+            if victim == newest:
+                newest, behind = behind, ""
+            else:
+                newer[behind] = newer.pop(victim)
+        newer[newest] = newest = key
+        visited[key] = False
+    return hits
+
+
+#: Distribution, if it is one's, label, and how it is replayed.
+_PEERS: Final[tuple[tuple[str | None, str, Replay], ...]] = (
     ("cachetools", "cachetools LRU", lru),
     ("theine", "theine W-TinyLFU", theine),
+    (None, "SIEVE", sieve),
 )
 
 

@@ -11,6 +11,7 @@ from smartcache.freshness import Lifetime, lifetime
 from smartcache.request import Request
 
 if TYPE_CHECKING:
+    from smartcache.eviction import Queue
     from smartcache.standing import Standing
 
 __all__ = ["Entry", "judge"]
@@ -22,7 +23,7 @@ class Entry:
     ``born`` is the instant at which its compute ended, on this process's monotonic clock; ``written`` is the stamp of
     its writing, on the store's; empty when it is not there. ``judgement`` holds the last one with its conditions, so
     that asking again under the same conditions costs a comparison; ``standing`` spares asking at all. ``visited``,
-    ``newer`` and ``older`` belong to the memory tier.
+    ``rounds``, ``queue``, ``newer`` and ``older`` belong to the memory tier's eviction.
     """
 
     __slots__ = (
@@ -37,6 +38,8 @@ class Entry:
         "match_id",
         "newer",
         "older",
+        "queue",
+        "rounds",
         "shorten",
         "size",
         "stale_for",
@@ -91,6 +94,8 @@ class Entry:
         self.judgement: tuple[tuple[Any, ...], Lifetime] | None = None
         self.standing: Standing | None = None
         self.visited = False
+        self.rounds = 0
+        self.queue: Queue | None = None
         self.newer: Entry | None = None
         self.older: Entry | None = None
 
@@ -118,7 +123,8 @@ class Entry:
         self.size = stored.size
         self.judgement = self.standing = None
         self.visited = False
-        self.newer = self.older = None
+        self.rounds = 0
+        self.queue = self.newer = self.older = None
         return self
 
     def envelope(self) -> Envelope:

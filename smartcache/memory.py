@@ -1,8 +1,4 @@
-"""The memory tier: entries of this process, bounded by number and by bytes, evicted by SIEVE.
-
-SIEVE: Zhang, Yang, Yue, Vigfusson, Rashmi: SIEVE is Simpler than LRU, NSDI 2024. A hit only sets a bit, so readers need
-no lock; a scan that is never asked for again leaves at the first pass of the hand.
-"""
+"""The memory tier: entries of this process, bounded by number and by bytes; ``eviction.py`` says which leaves."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from smartcache.entry import Entry
+from smartcache.eviction import Eviction
 from smartcache.protocol import Change
 
 __all__ = ["MemoryTier"]
@@ -41,9 +38,7 @@ class MemoryTier:
         #: Keys by match and by tag.
         self._by_owner: dict[tuple[str, str], set[str]] = {}
         self._bytes = 0
-        self._newest: Entry | None = None
-        self._oldest: Entry | None = None
-        self._hand: Entry | None = None
+        self._eviction = Eviction(most_entries, most_bytes)
         self.lock: Final = threading.RLock()
 
     def __len__(self) -> int:
@@ -67,20 +62,26 @@ class MemoryTier:
         return entry
 
     def put(self, entry: Entry) -> None:
-        """Hold an entry in place of what the key had; one larger than the whole tier is not held."""
-        if self._most_entries == 0 or entry.size > self._most_bytes:
+        """Hold an entry in place of what the key had, with its standing; one larger than the tier leaves none held."""
+        if self._most_entries == 0:
+            return
+        if entry.size > self._most_bytes:
+            self.drop(entry.key)
             return
         with self.lock:
             old = self._entries.get(entry.key)
-            if old is not None:
-                entry.visited = old.visited
-                self._unlink(old)
             evicted = 0
-            while self._entries and (
-                len(self._entries) >= self._most_entries or self._bytes + entry.size > self._most_bytes
-            ):
-                self._unlink(self._victim())
+            while not self._fits(entry, old):
+                victim = self._eviction.evict(entry.size)
+                self._unlink(victim)
                 evicted += 1
+                if victim is old:
+                    old = None
+            if old is None:
+                self._eviction.admit(entry)
+            else:
+                self._eviction.replace(old, entry)
+                self._unindex(old)
             self._link(entry)
             if evicted:
                 self._on_evict(evicted)
@@ -91,7 +92,7 @@ class MemoryTier:
         with self.lock:
             entry = self._entries.get(key)
             if entry is not None:
-                self._unlink(entry)
+                self._let_go(entry)
                 self._on_change(len(self._entries), self._bytes)
             return entry
 
@@ -113,51 +114,39 @@ class MemoryTier:
             self._entries = {}
             self._by_owner = {}
             self._bytes = 0
-            self._newest = self._oldest = self._hand = None
+            self._eviction = Eviction(self._most_entries, self._most_bytes)
             self._on_change(0, 0)
             return held
 
-    def _victim(self) -> Entry:
-        hand = self._hand or self._oldest
-        assert hand is not None
-        while hand.visited:
-            hand.visited = False
-            hand = hand.newer or self._oldest
-            assert hand is not None
-        self._hand = hand.newer
-        return hand
+    def _fits(self, entry: Entry, old: Entry | None) -> bool:
+        count, held = (1, 0) if old is None else (0, old.size)
+        return len(self._entries) + count <= self._most_entries and self._bytes - held + entry.size <= self._most_bytes
+
+    def _let_go(self, entry: Entry) -> None:
+        self._eviction.remove(entry)
+        self._unlink(entry)
 
     def _link(self, entry: Entry) -> None:
+        # What the key had gives way in one step: a reader, who takes no lock, finds the one or the other.
         self._entries[entry.key] = entry
-        self._bytes += entry.size
-        for owner in _owners(entry):
-            self._by_owner.setdefault(owner, set()).add(entry.key)
-        entry.older, entry.newer = self._newest, None
-        if self._newest is not None:
-            self._newest.newer = entry
-        self._newest = entry
-        if self._oldest is None:
-            self._oldest = entry
+        self._index(entry)
 
     def _unlink(self, entry: Entry) -> None:
         del self._entries[entry.key]
+        self._unindex(entry)
+
+    def _index(self, entry: Entry) -> None:
+        self._bytes += entry.size
+        for owner in _owners(entry):
+            self._by_owner.setdefault(owner, set()).add(entry.key)
+
+    def _unindex(self, entry: Entry) -> None:
         self._bytes -= entry.size
         for owner in _owners(entry):
             siblings = self._by_owner[owner]
             siblings.discard(entry.key)
             if not siblings:
                 del self._by_owner[owner]
-        if self._hand is entry:
-            self._hand = entry.newer
-        if entry.newer is not None:
-            entry.newer.older = entry.older
-        else:
-            self._newest = entry.older
-        if entry.older is not None:
-            entry.older.newer = entry.newer
-        else:
-            self._oldest = entry.newer
-        entry.older = entry.newer = None
 
 
 def _owners(entry: Entry) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import hit_ratio
 from benchmarks.hit_ratio import TRACES
-from benchmarks.turns import QUICK
+from benchmarks.turns import FULL, QUICK
 
 
 def write_numbers(folder: Path, name: str, numbers: list[int]) -> None:
@@ -55,6 +55,19 @@ def test_a_cache_is_no_larger_than_asked_for() -> None:
     going_round = [str(key) for key in range(3)] * 10
     assert hit_ratio.ours(going_round, 3) == 27
     assert hit_ratio.ours(going_round, 2) < 27
+
+
+def test_sieve_keeps_behind_its_hand_what_was_asked_for() -> None:
+    assert hit_ratio.sieve(list("abcadefa"), 3) == 2, "least recently used would have let go of a"
+
+
+async def test_the_memory_tier_reaches_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hit_ratio.DATA.is_dir():
+        pytest.skip("no traces in ../shared/data beside the checkout: the bar on hit ratios was not tested")
+    monkeypatch.setattr(hit_ratio, "_PEERS", ())
+    *rows, mean = await hit_ratio.hit_ratio(FULL)
+    assert len(rows) == 6
+    assert mean.comparisons[0].met(mean.ours), f"{mean.ours} %, of {[row.ours for row in rows]}"
 
 
 async def test_without_traces_one_line_says_so_and_the_bar_stays_open(
