@@ -42,7 +42,7 @@ TICKS_LENGTH: Final = 20_000
 WAKE: Final = "smartcache:wake"
 #: A stamp no entry reaches.
 NEVER: Final = "9" * 16
-#: Versions outlive the longest-lived entry (24 h, and 24 h more on error).
+#: How long a version is kept at least, counted from its last use.
 _VERSION_MS: Final = 72 * 3600 * 1000
 #: A version moves by this much when what depends on it is gone, and by 1 when it is only expired.
 _GONE: Final = 1 << 16
@@ -200,7 +200,10 @@ def _seed() -> int:
 _SEEN: Final = """
 local function seen(version, seed, keep)
   local number = redis.pcall('GET', version)
-  if type(number) == 'string' then redis.call('PEXPIRE', version, keep) return number end
+  if type(number) == 'string' then
+    if redis.call('PTTL', version) < keep / 2 then redis.call('PEXPIRE', version, keep) end
+    return number
+  end
   redis.call('SET', version, seed, 'PX', keep)
   return seed
 end
@@ -268,9 +271,9 @@ return answer
 )
 
 
-def versions(names: Sequence[str]) -> Command:
-    """The versions of one lane, seeded where they are lost."""
-    return Command(_VERSIONS, names, [_seed(), _VERSION_MS])
+def versions(names: Sequence[str], keep_ms: int = 0) -> Command:
+    """The versions of one lane, seeded where they are lost; they outlive an entry that is kept for ``keep_ms``."""
+    return Command(_VERSIONS, names, [_seed(), max(_VERSION_MS, 2 * keep_ms)])
 
 
 _WAKE: Final = """
@@ -309,6 +312,9 @@ local stamp = string.format('%010d%06d', now[1], now[2])
 redis.call('SET', KEYS[1], '"""
     + _HEAD
     + """' .. stamp .. ARGV[4] .. ARGV[2], 'PX', ARGV[3])
+for i = 1, numbers do  -- a version outlives what carries it
+  if redis.call('PTTL', KEYS[3 + i]) < tonumber(ARGV[3]) then redis.call('PEXPIRE', KEYS[3 + i], 2 * ARGV[3]) end
+end
 for i = 4 + numbers, #KEYS do enlist(KEYS[i], ARGV[6], ARGV[3]) end
 wake(KEYS[3], KEYS[1])
 return stamp

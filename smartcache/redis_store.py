@@ -246,7 +246,9 @@ class RedisStore:
         enlisted = (self._run("write", protocol.enlist(index, key, market, keep_ms)) for index in indexes)
         written, *_ = await asyncio.gather(self._run("write", command), *enlisted)
         stamp = _stamp_of(written)
-        if stamp is None or protocol.moved(begun.versions, await self._versions(tuple(begun.versions))) == "same":
+        if stamp is None:
+            return None
+        if protocol.moved(begun.versions, await self._versions(tuple(begun.versions), keep_ms)) == "same":
             return stamp
         await self._run("write", protocol.withdraw(key, stamp))
         return None
@@ -430,14 +432,17 @@ class RedisStore:
     def _lease_ms(self) -> int:
         return max(1, int(self._config.lease_seconds * 1000))
 
-    async def _versions(self, names: Sequence[str]) -> dict[str, str]:
+    async def _versions(self, names: Sequence[str], keep_ms: int = 0) -> dict[str, str]:
         """Versions by name, seeded where they are lost; those of one lane in one step."""
         lanes: dict[str, list[str]] = {}
         for name in names:
             physical = self._names.version(name)
             lanes.setdefault(physical.partition("version:")[0], []).append(name)
         answers = await asyncio.gather(
-            *(self._run("read", protocol.versions([*map(self._names.version, lane)])) for lane in lanes.values())
+            *(
+                self._run("read", protocol.versions([*map(self._names.version, lane)], keep_ms))
+                for lane in lanes.values()
+            )
         )
         return {
             name: number.decode(errors="replace")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, cast
@@ -49,6 +48,7 @@ _LEAST: Final = {
     "ttl": 0.001, "stale_for": 0.0, "stale_if_error_for": 0.0, "soft_timeout": 0.0, "hard_timeout": 0.001,
 }  # fmt: skip
 _LONGEST_NAME: Final = 256
+_YEAR: Final = 366 * 86_400.0
 _CONTEXT_KEYS: Final = frozenset(MatchContext.__annotations__)
 
 
@@ -211,12 +211,12 @@ def check_seconds(name: str, value: object, least: float) -> float | None:
     """``value``, a number or a timedelta, as seconds.
 
     Raises:
-        ValueError: not a finite number of at least ``least``.
+        ValueError: not a number of at least ``least`` and at most a year.
     """
     if value is None:
         return None
     if isinstance(value, timedelta):
         value = value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-        raise ValueError(f"{name} is {value!r}, but must be a finite number of seconds of at least {least:g}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= _YEAR:
+        raise ValueError(f"{name} is {value!r}, but must be seconds, at least {least:g} and at most {_YEAR:g} (a year)")
     return float(value)

@@ -153,13 +153,13 @@ async def test_a_tag_that_moves_between_the_write_and_the_check_withdraws_the_en
     read = store._versions
     asked = 0
 
-    async def late(names: Any) -> Any:
+    async def late(names: Any, *more: Any) -> Any:
         nonlocal asked
         asked += 1
         if asked == 2:  # the check after the write: somebody else moves the tag just before
             assert raw.exists("plain"), "it was written before it is checked"
             raw.incrby(NAMES.version(protocol.tag_version("x")), 1 << 16)
-        return await read(names)
+        return await read(names, *more)
 
     store._versions = late
     await cache.get_or_load("plain", model, tags=["x"])

@@ -528,3 +528,13 @@ async def test_a_store_that_went_back_in_time_is_retired_whole(model: Model, tmp
         await reader.close()
     for cache in caches:
         await cache.close()
+
+
+async def test_a_version_outlives_the_entries_that_carry_it(make_cache: Any, model: Model, raw: redis.Redis) -> None:
+    week = timedelta(days=7)
+    await make_cache().get_or_load("long", model, ttl=week, stale_if_error_for=week, tags=["x"])
+    assert raw.pttl("long") > 6 * 86_400_000
+    for name in (protocol.ALL, protocol.tag_version("x")):
+        assert raw.pttl(NAMES.version(name)) > raw.pttl("long")
+    await make_cache().get_or_load("short", model, ttl=5, tags=["x"])
+    assert raw.pttl(NAMES.version(protocol.tag_version("x"))) > raw.pttl("long"), "a later, shorter one takes nothing"
