@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from conftest import Model, VirtualClock
+from conftest import Model
 
 from smartcache import CacheResult, SmartCacheEnhanced
+from smartcache.testing import VirtualClock
 
 KEY = "bets:prod:v1:pred:{m_7}:btts"
 Ask = Callable[..., Awaitable[CacheResult[Any]]]
@@ -48,7 +49,7 @@ async def test_the_next_zone_ends_it(ask: Ask, clock: VirtualClock) -> None:
 
 
 async def test_a_clock_that_is_set_back_ends_it(ask: Ask, clock: VirtualClock) -> None:
-    clock.wall -= 24 * 3600
+    clock.step_wall(-24 * 3600)
     assert (await ask()).zone == "standard"
 
 
