@@ -750,7 +750,8 @@ class MemoryBus:
         messages, sequence = self._told(until)
         if self._last is not None:
             place, seen = self._last
-            if seen is not None and sequence is not None and sequence < seen:
+            news = [message for message in messages if message.place > place]
+            if seen is not None and ((sequence or seen) < seen or (news and news[0].number <= seen)):
                 # An old snapshot, or a replica that lagged: changes that it had acknowledged are undone.
                 try:
                     self._store._change(EVERYTHING, self.origin)
@@ -758,7 +759,7 @@ class MemoryBus:
                     self.connected = False
                     return
                 messages, sequence = self._told(self._now())
-            elif self._take(self._arrived(messages, place), sequence):
+            elif self._take(self._arrived(news), sequence):
                 self._take_ticks(until)
                 self._was_heard()
                 return
@@ -780,17 +781,16 @@ class MemoryBus:
             messages.append(message)
         return messages, self._store._contents.sequence
 
-    def _arrived(self, messages: Sequence[_Message], place: int) -> list[_Message]:
-        """What comes through of the messages after a place in the log."""
+    def _arrived(self, news: Sequence[_Message]) -> list[_Message]:
+        """What comes through of new messages."""
         link = self._link
         arrived = []
-        for message in messages:
-            if message.place > place:
-                if link._drops and message.place not in self._lost:
-                    link._drops -= 1
-                    self._lost.add(message.place)
-                if message.place not in self._lost:
-                    arrived.append(message)
+        for message in news:
+            if link._drops and message.place not in self._lost:
+                link._drops -= 1
+                self._lost.add(message.place)
+            if message.place not in self._lost:
+                arrived.append(message)
         if link._reorder and len(arrived) > 1:
             link._reorder = False
             arrived.reverse()

@@ -527,8 +527,9 @@ async def test_a_flushed_store_is_a_gap(shared: Shared, store: Store) -> None:
     assert heard.gaps > gaps + 1 or heard.changes == CHANGES[:2]
 
 
-@pytest.mark.parametrize("then", [0, 1])
+@pytest.mark.parametrize("then", [0, 1, 4, 9])
 async def test_a_store_that_went_back_retires_what_it_holds(shared: Shared, store: Store, then: int) -> None:
+    """However much was said since it went back, before it was noticed."""
     heard = Heard()
     await shared.listen(shared.connect(), "another", heard)
     await store.change(Change("expire", "tag", "form"), "me")
