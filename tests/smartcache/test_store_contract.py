@@ -45,6 +45,9 @@ class Heard:
 class Valkey:
     """A real server, and what the tests do to it."""
 
+    #: Position of a bus that has not found its place in the log.
+    NOWHERE: Any = {}  # noqa: RUF012
+
     def __init__(self, url: str) -> None:
         self._url = url
         self._raw: Any = redis.Redis.from_url(url)
@@ -132,6 +135,8 @@ class Valkey:
 
 class Kit(MemoryStore):
     """The kit's store, and the same done to it."""
+
+    NOWHERE: Any = None
 
     def __init__(self) -> None:
         self.clock = VirtualClock()
@@ -434,6 +439,7 @@ async def _versions(store: Store, names: Sequence[str]) -> dict[str, str]:
 
 async def test_versions_that_a_compute_names_late(shared: Shared, store: Store) -> None:
     other = shared.connect()
+    assert await store.late_versions([tag_version("form")], shared.NOWHERE) is None
     bus = await shared.listen(store, "me", Heard())
     form, cup = tag_version("form"), tag_version("cup")
     assert await store.late_versions([form, cup], bus.position) == await _versions(store, [form, cup])
