@@ -64,6 +64,10 @@ def lifetime(
         expiry = limit if limit > zone_began else zone_began
         if expiry < end:
             stale_until = expiry + (limit if stale_for is None else stale_for)
+            if shorten < 1.0:
+                # Expiring earlier may be expiring in a farther zone, whose window is longer.
+                whole = lifetime(kickoff_age, lineup_confirmed, cap, default_ttl, 1.0, stale_for)
+                stale_until = min(stale_until, whole.stale_until)
             return Lifetime(expiry, stale_until if stale_until < kickoff_age else kickoff_age)
         zone_began = end
     return Lifetime(kickoff_age, kickoff_age)

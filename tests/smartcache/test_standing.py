@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from conftest import Model, VirtualClock
+from conftest import Model
 
 from smartcache import CacheResult, SmartCacheEnhanced
+from smartcache.testing import VirtualClock
 
 KEY = "bets:prod:v1:pred:{m_7}:btts"
 Ask = Callable[..., Awaitable[CacheResult[Any]]]
@@ -48,8 +51,23 @@ async def test_the_next_zone_ends_it(ask: Ask, clock: VirtualClock) -> None:
 
 
 async def test_a_clock_that_is_set_back_ends_it(ask: Ask, clock: VirtualClock) -> None:
-    clock.wall -= 24 * 3600
+    clock.step_wall(-24 * 3600)
     assert (await ask()).zone == "standard"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_kickoff_moved_within_the_hour_that_comes_twice_ends_it(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model, first: int
+) -> None:
+    # 26 October 2025 in London: 01:30 is at 00:30 UTC and again at 01:30 UTC.
+    kickoff = datetime(2025, 10, 26, 1, 30, tzinfo=ZoneInfo("Europe/London"))
+    zones = ("active", "prematch")
+    clock.set_wall(datetime(2025, 10, 25, 19, tzinfo=UTC))
+    for fold in (first, first, first, 1 - first):
+        result = await cache.get_with_intelligence(KEY, model, {"kickoff_time": kickoff.replace(fold=fold)})
+        assert result.zone == zones[fold]
+        clock.advance(1)
+    assert result.strategy == "serve_fresh"
 
 
 async def test_a_moved_kickoff_ends_it(ask: Ask, clock: VirtualClock) -> None:

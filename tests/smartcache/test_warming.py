@@ -6,9 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import Model, VirtualClock
+from conftest import Model
 
 from smartcache import SmartCacheEnhanced, Wanted
+from smartcache.testing import VirtualClock
 
 
 async def test_what_is_warmed_is_held_and_counts_as_no_request(cache: SmartCacheEnhanced, model: Model) -> None:
