@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import cycle, islice
+from random import random
 from typing import Any, Final
 
 from benchmarks.peers import Peer, bars, invite
@@ -14,6 +15,7 @@ from benchmarks.verdict import Row, at_most, faster, measured, no_dearer, within
 from benchmarks.workload import COMPETITION, KEYS, VALUE, asks, engine, fill, hits, only_hits, tick
 from smartcache import CacheMetrics
 from smartcache.metrics import Counter, Gauge, Histogram
+from smartcache.recorder import Recorder
 
 __all__ = ["memory_hit", "memory_hit_with_odds", "metrics_on"]
 
@@ -191,11 +193,23 @@ class Deaf:
         """Observe nothing."""
 
 
-class NullRecorder(CacheMetrics):
-    """Records nothing; what is left of a hit's metrics is finding out what would have been recorded."""
+class DeafRecorder(Recorder):
+    """Counts no request."""
 
     def request(self, cell: int, strategy: int, seconds: float, now: float) -> None:
         """Count nothing."""
+
+    def fresh_hit(self, cell: int, zone: str, age: float, start: float, end: float) -> None:
+        """Count nothing."""
+
+
+class NullRecorder(CacheMetrics):
+    """Records nothing; what is left of a hit's metrics is finding out what would have been recorded."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """One that counts no request."""
+        return DeafRecorder(random)
 
     def counter(self, name: str, **labels: str) -> Counter:
         """A handle that hears nothing."""

@@ -23,14 +23,14 @@ from prometheus_client.utils import floatToGoString
 from exporter.files import MetricsFiles
 from smartcache.catalogue import FAMILIES, FAMILY, Family
 from smartcache.layout import Layout
-from smartcache.snapshot import Snapshot, decode
+from smartcache.snapshot import Decoder, Snapshot
 from smartcache.tags import MARKETS
 
 __all__ = ["CacheCollector", "families", "text_page"]
 
 _LAYOUT: Final = Layout({"market": MARKETS})
 #: Every family at zero, for those of which no process has said anything yet.
-_NOTHING: Final = decode(bytes(8 * _LAYOUT.cells), _LAYOUT.describe(), 0.0)
+_NOTHING: Final = Decoder(_LAYOUT.describe()).decode(bytes(8 * _LAYOUT.cells), 0.0)
 
 
 class CacheCollector(Collector):

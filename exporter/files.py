@@ -10,17 +10,17 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
 import os
 import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from smartcache.catalogue import FAMILY
 from smartcache.metrics import MAGIC, SUFFIX, cells_start
-from smartcache.snapshot import HistogramValue, Snapshot, add_up, decode
+from smartcache.snapshot import Decoder, HistogramValue, Samples, Snapshot, add_up
 
 __all__ = ["MetricsFiles", "Reading", "State"]
 
@@ -108,10 +108,10 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._header = b""
-        self._description: Mapping[str, Any] = {}
+        self._decoder: Decoder | None = None
         self._final: tuple[int, ...] | None = None
         self._trouble = ""
-        self.share = Snapshot({})
+        self.share: Samples = {}
 
     def read(self, now: float) -> State | None:
         """Bring ``share`` up to date; None when there is no such file (any more)."""
@@ -128,7 +128,7 @@ class _File:
                 self._trouble = trouble
             state = "unreadable"
         if state != "live":
-            self.share = self.share.accumulated()
+            self.share = _accumulated(self.share)
         return state
 
     def _read(self, now: float) -> State:
@@ -150,18 +150,18 @@ class _File:
             self._final = _signature(status)
         return state
 
-    def _decode(self, content: bytes, now: float) -> Snapshot:
-        header, description = self._header, self._description
-        if not header or not content.startswith(header):
-            header, description = _parse(content)
+    def _decode(self, content: bytes, now: float) -> Samples:
+        header, decoder = self._header, self._decoder
+        if decoder is None or not content.startswith(header):
+            header, decoder = _parse(content)
         start = cells_start(len(header))
-        cells = content[start : start + 8 * description["cells"]]
-        if len(cells) != 8 * description["cells"]:
-            raise _TornError(f"{len(cells)} bytes of cells where its header says {8 * description['cells']}")
-        snapshot = decode(cells, description, now)
-        _check_growth(self.share, snapshot)
-        self._header, self._description = header, description
-        return snapshot
+        cells = content[start : start + 8 * decoder.cells]
+        if len(cells) != 8 * decoder.cells:
+            raise _TornError(f"{len(cells)} bytes of cells where its header says {8 * decoder.cells}")
+        samples = decoder.decode(cells, now).samples
+        _check_growth(self.share, samples)
+        self._header, self._decoder = header, decoder
+        return samples
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
@@ -178,24 +178,29 @@ def _is_locked(fd: int) -> bool:
     return False
 
 
-def _parse(content: bytes) -> tuple[bytes, Mapping[str, Any]]:
+def _parse(content: bytes) -> tuple[bytes, Decoder]:
     if not content.startswith(MAGIC):
         raise _TornError(f"does not begin with {MAGIC.decode()}")
     end = _FIXED + int.from_bytes(content[len(MAGIC) : _FIXED], "little")
     if end > len(content):
         raise _TornError(f"its header ends at byte {end} of {len(content)}")
-    return content[:end], json.loads(content[_FIXED:end])
+    return content[:end], Decoder(json.loads(content[_FIXED:end]))
 
 
-def _check_growth(before: Snapshot, after: Snapshot) -> None:
+def _accumulated(samples: Samples) -> Samples:
+    """What is left when the process has ended: counters and histograms."""
+    return {name: values for name, values in samples.items() if FAMILY[name].kind != "gauge"}
+
+
+def _check_growth(before: Samples, after: Samples) -> None:
     """What accumulates must not be less than it was, nor absurd."""
-    for name, samples in after.accumulated().samples.items():
-        held = before.samples.get(name, {})
+    for name, samples in _accumulated(after).items():
+        held = before.get(name, {})
         for labels, value in samples.items():
             least = held.get(labels)
             if isinstance(value, HistogramValue):
-                counts, total = (least.counts, least.total) if least else ((0,) * len(value.counts), 0.0)
-                grew = total <= value.total < math.inf and all(map(_in_order, counts, value.counts))
+                counts, total = (least.counts, least.ticks) if least else ((0,) * len(value.counts), 0)
+                grew = total <= value.ticks and all(map(_in_order, counts, value.counts))
             else:
                 grew = _in_order(least or 0, value)
             if not grew:

@@ -1,8 +1,17 @@
 """Where each number of the catalogue lies in a process's metrics memory.
 
-The memory is a row of 8-byte cells. Most series have a cell of their own. Requests have a block of joint cells, one per
+The memory is a row of 8-byte cells: counts, which are whole numbers and only grow; sums of seconds, which only grow
+too; gauges; and the sliding minute. Most series have a cell of their own. Requests have a block of joint cells, one per
 combination of outcome, zone, market, volatility status and competition: a request is counted by adding one to one cell,
 and the families that speak of requests are sums over the block, so they cannot disagree.
+
+What a request took is said outside its joint cell, and a process may be killed between the two stores. So the joint
+cell comes first, and what it counts beyond the buckets belongs to the bucket +Inf: the latency histogram's count is
+that of the requests whenever it is read, and no bucket ever falls. The block is the last of the counts, because memory
+is read forwards: what was sorted into a bucket before the reading began is in the block too.
+
+A fresh hit, which there are most of, is observed with one store more: a block by zone, duration and age holds both
+histograms' share of it.
 """
 
 from __future__ import annotations
@@ -12,7 +21,18 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, NamedTuple
 
-from smartcache.catalogue import FAMILIES, FAMILY, STATISTICS, VIX_STATUSES, ZONES, Family, Statistic
+from smartcache.catalogue import (
+    AGE_BUCKETS,
+    FAMILIES,
+    FAMILY,
+    REQUEST_BUCKETS,
+    STATISTICS,
+    STRATEGIES,
+    VIX_STATUSES,
+    ZONES,
+    Family,
+    Statistic,
+)
 
 __all__ = ["DIMENSIONS", "OUTCOME", "OUTCOMES", "Layout", "Outcome", "Series"]
 
@@ -60,12 +80,14 @@ class Series:
     Attributes:
         family: family name.
         values: label values, in the family's order.
-        cell: first cell; a histogram has its bucket counts (the last is +Inf) and then its sum.
+        cell: its cell; of a histogram the first of its bucket counts (the last is +Inf).
+        total: cell of a histogram's sum; None for other kinds.
     """
 
     family: str
     values: tuple[str, ...]
     cell: int
+    total: int | None = None
 
 
 class Layout:
@@ -93,20 +115,46 @@ class Layout:
         for axis in range(len(axes) - 2, -1, -1):
             strides[axis] = strides[axis + 1] * len(axes[axis + 1])
         self.strides: Final = tuple(strides)
-        cell = strides[0] * len(axes[0])
-        self.series: Final[dict[tuple[str, tuple[str, ...]], Series]] = {}
-        for family in FAMILIES:
-            if family.by_exporter or family.joint:
-                continue
-            for values in product(*(self.values_of(family, label.name) for label in family.labels)):
-                self.series[family.name, values] = Series(family.name, values, cell)
-                cell += len(family.buckets) + 2 if family.kind == "histogram" else 1
+        recorded = [
+            (family, values)
+            for family in FAMILIES
+            if not family.by_exporter and not family.joint
+            for values in product(*(self.values_of(family, label.name) for label in family.labels))
+        ]
+        cell = 0
+        counted: list[tuple[Family, tuple[str, ...], int]] = []
+        for family, values in recorded:
+            if family.kind != "gauge":
+                counted.append((family, values, cell))
+                cell += len(family.buckets) + 1 if family.buckets else 1
         #: Cells for what callers add by hand to a statistic whose family is a sum over the joint block.
         self.by_hand: Final[dict[str, Series]] = {}
         for statistic in STATISTICS:
             labels = _by_hand_labels(statistic)
             if labels is not None:
                 self.by_hand[statistic.name] = Series(str(statistic.family), labels, cell)
+                cell += 1
+        #: By strategy, a cell for the requests that sampling kept out of the latency histogram.
+        self.unsampled: Final = cell
+        #: First cell of the fresh hits: by zone, by latency bucket (after +Inf: not sampled), by age bucket.
+        self.hits: Final = cell + len(STRATEGIES)
+        #: First cell of the joint block.
+        self.joint: Final = self.hits + len(ZONES) * (len(REQUEST_BUCKETS) + 2) * (len(AGE_BUCKETS) + 1)
+        #: How many cells hold counts; they come first.
+        self.counts: Final = self.joint + strides[0] * len(axes[0])
+        cell = self.counts
+        self.series: Final[dict[tuple[str, tuple[str, ...]], Series]] = {}
+        for family, values, first in counted:
+            total = None
+            if family.buckets:
+                total = cell
+                cell += 1
+            self.series[family.name, values] = Series(family.name, values, first, total)
+        #: First cell after the sums.
+        self.sums: Final = cell
+        for family, values in recorded:
+            if family.kind == "gauge":
+                self.series[family.name, values] = Series(family.name, values, cell)
                 cell += 1
         #: The sliding minute: per slot its number, its slowest and its fastest request.
         self.minute: Final = cell
@@ -143,19 +191,29 @@ class Layout:
         return self.series[family_name, tuple(values)]
 
     def position(self, axis: str, value: str | None) -> int:
-        """What ``value`` on an axis of the joint block adds to a cell's index; None is "none"."""
+        """What ``value`` on an axis adds to the index of a joint cell; None is "none".
+
+        The index is the sum over the five axes; where the block begins is in the outcome's part.
+        """
         number = DIMENSIONS.index(axis)
         values = self.axes[number]
         if value is None:
             value = "none"
-        return values.index(value if value in values else "other") * self.strides[number]
+        place = values.index(value if value in values else "other") * self.strides[number]
+        return place if number else self.joint + place
 
     def describe(self) -> dict[str, Any]:
         """The layout as plain data, written into each file so that any exporter can read it."""
         return {
-            "joint": {"cell": 0, "axes": [list(axis) for axis in self.axes]},
+            "counts": self.counts,
+            "sums": self.sums,
+            "unsampled": self.unsampled,
+            "hits": {"cell": self.hits, "zones": list(ZONES)},
+            "joint": {"cell": self.joint, "axes": [list(axis) for axis in self.axes]},
             "buckets": {name: list(family.buckets) for name, family in FAMILY.items() if family.buckets},
-            "series": [[s.family, list(s.values), s.cell] for s in (*self.series.values(), *self.by_hand.values())],
+            "series": [
+                [s.family, list(s.values), s.cell, s.total] for s in (*self.series.values(), *self.by_hand.values())
+            ],
             "minute": [self.minute, self.minute_slots, self.minute_slot_seconds],
             "cells": self.cells,
         }

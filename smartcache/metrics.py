@@ -24,10 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from smartcache.catalogue import CATEGORIES, FAMILY, REQUEST_BUCKETS, STATISTIC, STRATEGIES
+from smartcache.catalogue import CATEGORIES, FAMILY, STATISTIC, STRATEGIES
 from smartcache.clock import Clock, SystemClock
-from smartcache.layout import Layout
-from smartcache.snapshot import Snapshot, Totals, decode, derive, totals
+from smartcache.layout import Layout, Series
+from smartcache.recorder import Recorder
+from smartcache.snapshot import Decoder, Snapshot, Totals, derive, totals
 from smartcache.tags import MARKETS
 
 __all__ = ["MAGIC", "SUFFIX", "CacheMetrics", "Counter", "Gauge", "Histogram", "cells_start"]
@@ -46,11 +47,12 @@ def cells_start(header_end: int) -> int:
 class _Handle:
     """A place in the memory; it moves when a fork gives the process a memory of its own."""
 
-    __slots__ = ("_cell", "_edges", "_floats", "_ints")
+    __slots__ = ("_cell", "_edges", "_floats", "_ints", "_total")
 
-    def __init__(self, ints: memoryview[int], floats: memoryview[float], cell: int, edges: tuple[float, ...]) -> None:
-        self._cell = cell
-        self._edges = edges
+    def __init__(self, ints: memoryview[int], floats: memoryview[float], series: Series) -> None:
+        self._cell = series.cell
+        self._total = series.total or 0
+        self._edges = FAMILY[series.family].buckets
         self.rebind(ints, floats)
 
     def rebind(self, ints: memoryview[int], floats: memoryview[float]) -> None:
@@ -91,7 +93,7 @@ class Histogram(_Handle):
     def observe(self, value: float) -> None:
         """Take in one observation, in the family's unit."""
         self._ints[self._cell + bisect_left(self._edges, value)] += 1
-        self._floats[self._cell + len(self._edges) + 1] += value
+        self._floats[self._total] += value
 
 
 _H = TypeVar("_H", bound=_Handle)
@@ -117,12 +119,8 @@ class CacheMetrics:
     _path: Path | None
     _ints: memoryview[int]
     _floats: memoryview[float]
-    _latency: list[int]
+    _decoder: Decoder
     _increments: dict[str, int]
-    _slot: int
-    _slot_end: float
-    _slowest: float
-    _fastest: float
 
     def __init__(
         self,
@@ -133,42 +131,19 @@ class CacheMetrics:
     ) -> None:
         self._directory = directory
         self._clock: Clock = clock or SystemClock()
-        self._rng = rng
         self._domains = domains
-        self._rate = 1.0
+        self._recorder = Recorder(rng)
         self._baseline: dict[str, Totals] = {}
-        self._forget_extremes()
         self._handles: dict[tuple[str, tuple[str, ...]], _Handle] = {}
         _instances.add(self)
 
     # -- recording ---------------------------------------------------------------------------------------------------
 
-    def request(self, cell: int, strategy: int, seconds: float, now: float) -> None:
-        """Count one request that ended.
-
-        Args:
-            cell: its joint cell, the sum of :meth:`Layout.position` over the five axes.
-            strategy: position of its strategy in ``catalogue.STRATEGIES``.
-            seconds: from asking to the answer.
-            now: the monotonic clock at its end.
-        """
-        ints = self._ints
-        floats = self._floats
-        if self._rate == 1.0 or self._rng() < self._rate:
-            first = self._latency[strategy]
-            ints[first + bisect_left(REQUEST_BUCKETS, seconds)] += 1
-            floats[first + _LATENCY_SUM] += seconds
-        if now >= self._slot_end:
-            self._next_slot(now)
-        if seconds > floats[self._slot + 1]:
-            floats[self._slot + 1] = seconds
-        if seconds < floats[self._slot + 2]:
-            floats[self._slot + 2] = seconds
-        if seconds > self._slowest:
-            self._slowest = seconds
-        if seconds < self._fastest:
-            self._fastest = seconds
-        ints[cell] += 1
+    @property
+    def recorder(self) -> Recorder:
+        """What counts requests; a fork moves it along."""
+        self._ints  # noqa: B018 - opens the memory
+        return self._recorder
 
     def counter(self, name: str, **labels: str) -> Counter:
         """The handle of a counter; resolve it once and keep it.
@@ -218,7 +193,7 @@ class CacheMetrics:
         cell = self.layout.position("outcome", "absent") + sum(
             self.layout.position(axis, None) for axis in ("zone", "market", "status", "competition")
         )
-        self.request(cell, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
+        self._recorder.request(cell, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
 
     def set_latency_sampling(self, rate: float) -> None:
         """Let the latency histogram count only a share of requests; everything else stays exact.
@@ -228,30 +203,31 @@ class CacheMetrics:
         """
         if not 0 < rate <= 1:
             raise ValueError(f"the latency sampling rate must lie in (0, 1], got {rate!r}")
-        self._rate = float(rate)
-        self.gauge("smartcache_latency_sampling_ratio").set(self._rate)
+        self._recorder.sample(rate)
+        self.gauge("smartcache_latency_sampling_ratio").set(rate)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
         """Every sample of this process, now."""
-        return decode(self._ints.tobytes(), self.layout.describe(), self._clock.monotonic())
+        return self._decoder.decode(self._ints.tobytes(), self._clock.monotonic())
 
     def get_stats(self) -> dict[str, float]:
         """All 35 statistics of this process by name, since the last reset."""
-        traffic = self._slowest >= 0
+        slowest, fastest = self._recorder.slowest, self._recorder.fastest
+        traffic = slowest >= 0
         return derive(
             totals(self.snapshot().samples),
             self._baseline,
-            self._slowest if traffic else None,
-            self._fastest if traffic else None,
+            slowest if traffic else None,
+            fastest if traffic else None,
         )
 
     def reset(self) -> None:
         """Count :meth:`get_stats` from now on; what is exported goes on growing."""
         now = totals(self.snapshot().samples)
         self._baseline = dict.fromkeys(CATEGORIES, now)
-        self._forget_extremes()
+        self._recorder.forget_extremes()
 
     def reset_category(self, name: str) -> None:
         """Count one category of :meth:`get_stats` from now on.
@@ -263,7 +239,7 @@ class CacheMetrics:
             raise ValueError(f"unknown category {name!r}; the categories are {', '.join(CATEGORIES)}")
         self._baseline[name] = totals(self.snapshot().samples)
         if name == "performance":
-            self._forget_extremes()
+            self._recorder.forget_extremes()
 
     def to_prometheus(self) -> str:
         """This process's page in the Prometheus text format; needs the ``exporter`` extra.
@@ -320,9 +296,7 @@ class CacheMetrics:
                 )
         self._ints = memory.cast("q")
         self._floats = memory.cast("d")
-        self._latency = [
-            self.layout.series["smartcache_request_duration_seconds", (strategy,)].cell for strategy in STRATEGIES
-        ]
+        self._decoder = Decoder(self.layout.describe())
         self._increments = {name: series.cell for name, series in self.layout.by_hand.items()}
         for statistic in STATISTIC.values():
             family = FAMILY.get(statistic.family or "")
@@ -330,10 +304,8 @@ class CacheMetrics:
                 match = dict(statistic.match)
                 values = tuple(match.get(label.name, "other") for label in family.labels)
                 self._increments[statistic.name] = self.layout.series[family.name, values].cell
-        self._slot_end = 0.0
-        self._slot = self.layout.minute
-        self._next_slot(self._clock.monotonic())
-        self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._rate
+        self._recorder.bind(self._ints, self._floats, self.layout, self._clock.monotonic())
+        self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
 
     def _map(self, directory: Path) -> memoryview:
         header = json.dumps({**self.layout.describe(), "pid": os.getpid(), "started": self._clock.time()}).encode()
@@ -372,7 +344,7 @@ class CacheMetrics:
         handle = self._handles.get(key)
         if handle is None:
             # One handle per series, whichever thread was first: a fork moves those that are kept here.
-            handle = self._handles.setdefault(key, make(self._ints, self._floats, series.cell, family.buckets))
+            handle = self._handles.setdefault(key, make(self._ints, self._floats, series))
         return handle  # type: ignore[return-value]  # one kind per family, checked above
 
     def _after_fork_in_child(self) -> None:
@@ -384,35 +356,13 @@ class CacheMetrics:
         for name in _OPENED:
             self.__dict__.pop(name, None)
         self._baseline = {}
-        self._forget_extremes()
+        self._recorder.forget_extremes()
         self._open()
         for handle in self._handles.values():
             handle.rebind(self._ints, self._floats)
 
-    def _next_slot(self, now: float) -> None:
-        layout, ints, floats = self.layout, self._ints, self._floats
-        number = int(now // layout.minute_slot_seconds) + 1  # 0 is a slot never used
-        end = float(number * layout.minute_slot_seconds)
-        slot = layout.minute + 3 * (number % layout.minute_slots)
-        # No call from here on, so no thread comes between; one may have come before, and must keep what it saw.
-        if end > self._slot_end:
-            ints[slot] = 0  # not to be read while it is being cleared
-            floats[slot + 1] = -1.0
-            floats[slot + 2] = _INFINITY
-            ints[slot] = number
-            self._slot = slot
-            self._slot_end = end
 
-    def _forget_extremes(self) -> None:
-        # Those of get_stats; the exported minute keeps its own.
-        self._slowest, self._fastest = -1.0, float("inf")
-
-
-_OPENED: Final = frozenset(
-    {"layout", "_fd", "_path", "_ints", "_floats", "_latency", "_increments", "_slot", "_slot_end"}
-)
-_INFINITY: Final = float("inf")
-_LATENCY_SUM: Final = len(REQUEST_BUCKETS) + 1
+_OPENED: Final = frozenset({"layout", "_fd", "_path", "_ints", "_floats", "_decoder", "_increments"})
 _instances: weakref.WeakSet[CacheMetrics] = weakref.WeakSet()
 #: Held while a memory is made, so that threads share one, and across a fork, so that no child sees half of one.
 _opening: Final = threading.RLock()

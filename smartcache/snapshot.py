@@ -6,31 +6,45 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from operator import add
 from typing import Any, Final, NamedTuple
 
-from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS
+from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 
-__all__ = ["HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "decode", "derive", "totals"]
+__all__ = ["Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "ticks", "totals"]
 
-_INT: Final = "q"
-_FLOAT: Final = "d"
+#: Sums of seconds are added up as whole numbers of this part of a second, exactly: floats lose a last bit that depends
+#: on the order, and a sum that steps back by that bit reads as a counter that began anew.
+TICK: Final = 2**100
+
+
+def ticks(seconds: float) -> int:
+    """Seconds in ticks.
+
+    Raises:
+        OverflowError, ValueError: not finite.
+    """
+    return int(seconds * TICK)
 
 
 class HistogramValue(NamedTuple):
-    """Counts per bucket (not cumulative, the last is +Inf) and the sum of what was observed."""
+    """Counts per bucket (not cumulative, the last is +Inf) and the sum of what was observed, in ticks."""
 
     counts: tuple[int, ...]
-    total: float
+    ticks: int
+
+    @property
+    def total(self) -> float:
+        """The sum in the family's unit."""
+        return self.ticks / TICK
 
 
 #: family name to label values to value.
 Samples = dict[str, dict[tuple[str, ...], Any]]
 
-
-_ALL_ONES: Final = 2**64 - 1
+_LATENCY: Final = "smartcache_request_duration_seconds"
+_AGE: Final = "smartcache_served_age_seconds"
 _SLOWEST: Final = "smartcache_request_duration_max_seconds"
 _FASTEST: Final = "smartcache_request_duration_min_seconds"
 
@@ -55,46 +69,174 @@ class Snapshot:
         """Fastest request in seconds of the last minute; None without traffic."""
         return self.samples.get(_FASTEST, {}).get(())
 
-    def accumulated(self) -> Snapshot:
-        """What is left of it when the process has ended: counters and histograms."""
-        return Snapshot({name: samples for name, samples in self.samples.items() if FAMILY[name].kind != "gauge"})
 
-
-def decode(cells: bytes, description: Mapping[str, Any], now: float) -> Snapshot:
-    """Samples of a memory image.
+class Decoder:
+    """What the cells of one layout mean, worked out once for all memories that have it.
 
     Args:
-        cells: the image, 8 bytes a cell.
-        description: :meth:`Layout.describe` of the process that wrote it.
-        now: the monotonic clock, for the sliding minute and for gauges that hold an instant.
+        description: :meth:`Layout.describe` of the process that wrote them; families and label sets that only another
+            version knows are left out.
+
+    Attributes:
+        counts: cells before this one are counts.
+        sums: cells from there to this one are sums of seconds; gauges and the minute follow.
+        cells: how many there are.
+
+    Raises:
+        KeyError, TypeError, ValueError: it describes no layout.
     """
-    ints = memoryview(cells).cast(_INT)
-    floats = memoryview(cells).cast(_FLOAT)
-    samples: Samples = defaultdict(dict)
-    for family_name, values, cell in description["series"]:
-        family = FAMILY.get(family_name)
-        if family is None or len(values) != len(family.labels):
-            continue  # written by another version; its own exporter knew it
-        labels = tuple(values)
-        family_samples = samples[family_name]
-        if family.kind == "histogram":
-            edges = description["buckets"][family_name]
-            end = cell + len(edges) + 1
-            family_samples[labels] = HistogramValue(_sorted_anew(ints[cell:end], edges, family.buckets), floats[end])
-        elif family.kind == "counter":
-            family_samples[labels] = family_samples.get(labels, 0) + ints[cell]
-        elif not family.absent_when_idle:
-            family_samples[labels] = floats[cell]
-        elif family.elapsed and floats[cell]:
-            family_samples[labels] = max(0.0, now - floats[cell])
-    _add_joint(samples, cells, description["joint"])
-    _add_last_minute(samples, ints, floats, description["minute"], now)
-    return Snapshot(dict(samples))
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self.counts: Final[int] = description["counts"]
+        self.sums: Final[int] = description["sums"]
+        self.cells: Final[int] = description["cells"]
+        self._unsampled: Final[int] = description["unsampled"]
+        self._hits: Final[int] = description["hits"]["cell"]
+        self._hit_zones: Final[list[str]] = description["hits"]["zones"]
+        self._durations: Final = len(description["buckets"][_LATENCY]) + 2
+        self._ages: Final = len(description["buckets"][_AGE]) + 1
+        self._joint: Final[int] = description["joint"]["cell"]
+        self._axes: Final[list[list[str]]] = description["joint"]["axes"]
+        self._minute: Final[list[int]] = description["minute"]
+        self._counters: Final[list[tuple[str, tuple[str, ...], int]]] = []
+        self._gauges: Final[list[tuple[str, tuple[str, ...], int]]] = []
+        self._histograms: Final[list[tuple[str, tuple[str, ...], int, int, list[float]]]] = []
+        for name, values, cell, total in description["series"]:
+            family = FAMILY.get(name)
+            if family is None or len(values) != len(family.labels):
+                continue
+            if family.kind == "histogram":
+                self._histograms.append((name, tuple(values), cell, total, description["buckets"][name]))
+            else:
+                (self._counters if family.kind == "counter" else self._gauges).append((name, tuple(values), cell))
+
+    def decode(self, cells: bytes, now: float) -> Snapshot:
+        """All samples of one memory image.
+
+        Args:
+            cells: the image, 8 bytes a cell.
+            now: as for :meth:`current`.
+        """
+        counts = memoryview(cells).cast("q")[: self.counts].tolist()
+        sums = [ticks(total) for total in memoryview(cells).cast("d")[self.counts : self.sums]]
+        return Snapshot(self.accumulated(counts, sums) | self.current(cells, now))
+
+    def accumulated(self, counts: Sequence[int], sums: Sequence[int]) -> Samples:
+        """Counters and histograms: what is left when a process has ended, and what processes add up to.
+
+        Args:
+            counts: the counts, of one memory or of several added cell by cell.
+            sums: the sums in ticks, likewise.
+        """
+        samples: Samples = defaultdict(dict)
+        for name, labels, cell in self._counters:
+            family_samples = samples[name]
+            family_samples[labels] = family_samples.get(labels, 0) + counts[cell]
+        committed = self._add_joint(samples, counts)
+        latencies, ages, unsampled = self._observations_of_hits(counts)
+        for name, labels, cell, total, edges in self._histograms:
+            buckets = counts[cell : cell + len(edges) + 1]
+            if name == _AGE and labels[0] in ages:
+                buckets = [*map(add, buckets, ages[labels[0]])]
+            elif name == _LATENCY:
+                strategy = labels[0]
+                missing = committed[strategy] - counts[self._unsampled + STRATEGIES.index(strategy)]
+                if strategy == "serve_fresh":
+                    buckets = [*map(add, buckets, latencies)]
+                    missing -= unsampled
+                missing -= sum(buckets)
+                if missing > 0:  # committed, and not sorted into a bucket; see the layout
+                    buckets = [*buckets[:-1], buckets[-1] + missing]
+            samples[name][labels] = HistogramValue(
+                _sorted_anew(buckets, edges, FAMILY[name].buckets), sums[total - self.counts]
+            )
+        return samples
+
+    def current(self, cells: bytes, now: float) -> Samples:
+        """Gauges, and the extremes of the last minute.
+
+        Args:
+            cells: the image of one memory.
+            now: the monotonic clock, for the sliding minute and for gauges that hold an instant.
+        """
+        floats = memoryview(cells).cast("d")
+        samples: Samples = defaultdict(dict)
+        for name, labels, cell in self._gauges:
+            family = FAMILY[name]
+            value = floats[cell]
+            if not family.absent_when_idle:
+                samples[name][labels] = value
+            elif family.elapsed and value:
+                samples[name][labels] = max(0.0, now - value)
+        first, slots, seconds = self._minute
+        numbers = memoryview(cells).cast("q")
+        newest = int(now // seconds) + 1
+        recent = [
+            cell
+            for cell in range(first, first + 3 * slots, 3)
+            if max(0, newest - 60 // seconds) < numbers[cell] <= newest and floats[cell + 1] >= 0
+        ]
+        if recent:
+            samples[_SLOWEST] = {(): max(floats[cell + 1] for cell in recent)}
+            samples[_FASTEST] = {(): min(floats[cell + 2] for cell in recent)}
+        return samples
+
+    def _observations_of_hits(self, counts: Sequence[int]) -> tuple[list[int], dict[str, list[int]], int]:
+        """Fresh hits by latency bucket, by zone and age bucket, and how many sampling kept out of the former."""
+        durations = [0] * self._durations
+        ages = {}
+        start = self._hits
+        for zone in self._hit_zones:
+            end = start + self._durations * self._ages
+            for number in range(self._durations):
+                durations[number] += sum(counts[start + number * self._ages : start + (number + 1) * self._ages])
+            ages[zone] = [sum(counts[start + number : end : self._ages]) for number in range(self._ages)]
+            start = end
+        return durations[:-1], ages, durations[-1]
+
+    def _add_joint(self, samples: Samples, counts: Sequence[int]) -> Mapping[str, int]:
+        """Add up the joint block into its families, and by strategy; each label set is there, if only with 0."""
+        outcomes, zones, markets, statuses, competitions = self._axes
+        row = len(statuses) * len(competitions)
+        end = self._joint + row * len(outcomes) * len(zones) * len(markets)
+        rows = [sum(counts[start : start + row]) for start in range(self._joint, end, row)]
+        committed = dict.fromkeys(STRATEGIES, 0)
+
+        def count_for(family: str, labels: tuple[str, ...], count: int) -> None:
+            family_samples = samples[family]
+            family_samples[labels] = family_samples.get(labels, 0) + count
+
+        start = 0
+        for name in outcomes:
+            outcome = OUTCOME[name]
+            everywhere = 0
+            first = start
+            for zone in zones:
+                here = sum(rows[start : start + len(markets)])
+                start += len(markets)
+                everywhere += here
+                count_for("smartcache_requests_total", (outcome.strategy, zone), here)
+            committed[outcome.strategy] += everywhere
+            if outcome.lookup:
+                for number, market in enumerate(markets, first):
+                    count = sum(rows[number : start : len(markets)])
+                    count_for("smartcache_lookups_total", (*outcome.lookup, market), count)
+            if outcome.swr:
+                count_for("smartcache_swr_evaluations_total", (outcome.swr,), everywhere)
+            count_for("smartcache_vix_bypasses_total", (), everywhere if outcome.bypassed_by_vix else 0)
+            count_for("smartcache_stale_on_error_served_total", (), everywhere if outcome.stale_on_error else 0)
+        for status_number, status in enumerate(statuses):
+            if status == "none":
+                continue
+            for number, competition in enumerate(competitions, status_number * len(competitions)):
+                count = sum(counts[self._joint + number : end : row])
+                count_for("smartcache_vix_evaluations_total", (status, competition), count)
+        return committed
 
 
-def _sorted_anew(counts: Sequence[int], edges: list[float], into: Sequence[float]) -> tuple[int, ...]:
+def _sorted_anew(counts: Sequence[int], edges: Sequence[float], into: Sequence[float]) -> tuple[int, ...]:
     """Bucket counts under the edges of this version, if another one wrote them: each goes to the next edge up."""
-    if edges == list(into):
+    if tuple(edges) == into:
         return tuple(counts)
     anew = [0] * (len(into) + 1)
     for edge, count in zip((*edges, float("inf")), counts, strict=True):
@@ -102,75 +244,11 @@ def _sorted_anew(counts: Sequence[int], edges: list[float], into: Sequence[float
     return tuple(anew)
 
 
-def _add_joint(samples: Samples, cells: bytes, joint: Mapping[str, Any]) -> None:
-    """Add up the joint block into the families it counts for; every label set it knows is there, if only with 0.
-
-    A stretch of cells is taken as one long number in base 2**64, so that adding two adds them cell by cell (no count
-    comes near the size at which it would run into the next cell), and the sum of its cells is what is left of it modulo
-    2**64 - 1.
-    """
-    outcomes, zones, markets, statuses, competitions = joint["axes"]
-    row = 8 * len(statuses) * len(competitions)
-    block = row * len(markets)
-
-    def count_for(family: str, labels: tuple[str, ...], cells: int) -> None:
-        family_samples = samples[family]
-        family_samples[labels] = family_samples.get(labels, 0) + cells % _ALL_ONES
-
-    judged = 0
-    start = 8 * joint["cell"]
-    for name in outcomes:
-        outcome = OUTCOME[name]
-        everywhere = 0
-        for zone in zones:
-            here = int.from_bytes(cells[start : start + block], "little")
-            start += block
-            everywhere += here
-            count_for("smartcache_requests_total", (outcome.strategy, zone), here)
-        for market, counts in zip(markets, _split(everywhere, len(markets), row), strict=True):
-            judged += counts
-            if outcome.lookup:
-                count_for("smartcache_lookups_total", (*outcome.lookup, market), counts)
-        if outcome.swr:
-            count_for("smartcache_swr_evaluations_total", (outcome.swr,), everywhere)
-        count_for("smartcache_vix_bypasses_total", (), everywhere if outcome.bypassed_by_vix else 0)
-        count_for("smartcache_stale_on_error_served_total", (), everywhere if outcome.stale_on_error else 0)
-    pairs = [*product(statuses, competitions)]
-    for (status, competition), count in zip(pairs, _split(judged, len(pairs), 8), strict=True):
-        if status != "none":
-            count_for("smartcache_vix_evaluations_total", (status, competition), count)
-
-
-def _split(number: int, parts: int, size: int) -> list[int]:
-    """The long number cut into parts of ``size`` bytes."""
-    content = number.to_bytes(parts * size, "little")
-    return [int.from_bytes(content[at : at + size], "little") for at in range(0, len(content), size)]
-
-
-def _add_last_minute(
-    samples: Samples, ints: memoryview[int], floats: memoryview[float], minute: Sequence[int], now: float
-) -> None:
-    first, slots, seconds = minute
-    newest = int(now // seconds) + 1
-    recent = [
-        cell
-        for cell in range(first, first + 3 * slots, 3)
-        if max(0, newest - 60 // seconds) < ints[cell] <= newest and floats[cell + 1] >= 0
-    ]
-    if recent:
-        samples[_SLOWEST] = {(): max(floats[cell + 1] for cell in recent)}
-        samples[_FASTEST] = {(): min(floats[cell + 2] for cell in recent)}
-
-
-def add_up(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """One snapshot of many processes, each family combined as the catalogue says.
-
-    The order matters to the last bit of a sum of seconds. Given in an order that does not change, sums of things that
-    only grow never step back.
-    """
+def add_up(parts: Iterable[Samples]) -> Snapshot:
+    """One snapshot of many processes, each family combined as the catalogue says, exactly and in any order."""
     merged: Samples = defaultdict(dict)
-    for snapshot in snapshots:
-        for name, samples in snapshot.samples.items():
+    for part in parts:
+        for name, samples in part.items():
             family = FAMILY[name]
             into = merged[name]
             for labels, value in samples.items():
@@ -178,8 +256,7 @@ def add_up(snapshots: Iterable[Snapshot]) -> Snapshot:
                 if held is None:
                     into[labels] = value
                 elif family.kind == "histogram":
-                    counts = tuple(map(add, held.counts, value.counts))
-                    into[labels] = HistogramValue(counts, held.total + value.total)
+                    into[labels] = HistogramValue(tuple(map(add, held.counts, value.counts)), held.ticks + value.ticks)
                 elif family.combine == "sum":
                     into[labels] = held + value
                 else:

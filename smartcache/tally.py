@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from smartcache.catalogue import GOVERNOR_MODES, STRATEGIES
 from smartcache.layout import OUTCOMES
 from smartcache.metrics import CacheMetrics
@@ -10,7 +12,6 @@ from smartcache.volatility import STATUS_NAMES
 
 __all__ = ["Tally"]
 
-_FRESH = STRATEGIES.index("serve_fresh")
 _STRATEGY_OF = tuple(STRATEGIES.index(outcome.strategy) for outcome in OUTCOMES)
 
 
@@ -18,7 +19,9 @@ class Tally:
     """Handles of everything the engine counts, named as in the catalogue."""
 
     def __init__(self, metrics: CacheMetrics) -> None:
-        self._metrics = metrics
+        self._request = metrics.recorder.request
+        #: Counts a request served a fresh value, whose cell is known.
+        self.fresh_hit: Final = metrics.recorder.fresh_hit
         layout = metrics.layout
         zones = layout.axes[1]
         counter, gauge, histogram = metrics.counter, metrics.gauge, metrics.histogram
@@ -70,7 +73,7 @@ class Tally:
     def request(self, request: Request, start: float, end: float) -> None:
         """Count a request that ended: one store into the cell of its joint outcome."""
         cell = self.cell(request, request.status)
-        self._metrics.request(cell, _STRATEGY_OF[request.outcome], end - start, end)
+        self._request(cell, _STRATEGY_OF[request.outcome], end - start, end)
 
     def cell(self, request: Request, status: int | None) -> int:
         """The cell in which a request counts, were its volatility status ``status``."""
@@ -81,11 +84,6 @@ class Tally:
             + self._status_cells[status]
             + self._competition_cells.get(request.competition, self._other_competition)
         )
-
-    def fresh_hit(self, cell: int, zone: str, age: float, start: float, end: float) -> None:
-        """Count a request served a fresh value, whose cell is known."""
-        self.ages[zone].observe(age)
-        self._metrics.request(cell, _FRESH, end - start, end)
 
     def served(self, zone: str, age: float, promise: float, reason: str) -> None:
         """Count the age of a value served from the cache, and whether it was above what was promised."""

@@ -32,7 +32,7 @@ WRITER = """if True:
         values = {"outcome": outcome, "zone": zone, "market": market, "status": status, "competition": competition}
         cell = sum(metrics.layout.position(axis, value) for axis, value in values.items())
         for _ in range(times):
-            metrics.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), 0.25, SystemClock().monotonic())
+            metrics.recorder.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), 0.25, SystemClock().monotonic())
         metrics.counter("smartcache_computes_total", outcome="success").add(times)
         metrics.gauge("smartcache_memory_entries").add(times)
         print("done", flush=True)

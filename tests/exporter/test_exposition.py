@@ -63,7 +63,7 @@ def busy(directory: Path | None = None) -> CacheMetrics:
                 "competition": "SP1",
             }.items()
         )
-        metrics.request(cell, STRATEGIES.index(outcome.strategy), 0.1, now)
+        metrics.recorder.request(cell, STRATEGIES.index(outcome.strategy), 0.1, now)
     for name, values in layout.series:
         labels = {label.name: value for label, value in zip(FAMILY[name].labels, values, strict=True)}
         match FAMILY[name].kind:
@@ -150,7 +150,7 @@ def test_the_page_has_a_bounded_number_of_series(tmp_path: Path) -> None:
     single = Scraper(tmp_path).scrape()
     for number in range(1000):
         metrics.counter("smartcache_http_requests_total", route=f"/v1/matches/{number}", code=str(number)).add()
-        metrics.request(metrics.layout.position("market", f"m{number}"), 0, 0.1, metrics._clock.monotonic())
+        metrics.recorder.request(metrics.layout.position("market", f"m{number}"), 0, 0.1, metrics._clock.monotonic())
     others = [busy(tmp_path), busy(tmp_path)]
     page = Scraper(tmp_path).scrape()
     for other in (metrics, *others):

@@ -359,7 +359,7 @@ class Directory(RuleBasedStateMachine):
             layout = recorder.metrics.layout
             cell = sum(layout.position(axis, value) for axis, value in values.items())
             for _ in range(times):
-                recorder.metrics.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), times / 64, 0.0)
+                recorder.metrics.recorder.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), times / 64, 0.0)
             recorder.counted.update(expected_of(**values) * times)
 
     @rule(data=st.data())

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC
-from smartcache.layout import DIMENSIONS, OUTCOMES, Layout
+from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC, STRATEGIES
+from smartcache.layout import DIMENSIONS, Layout
 from smartcache.tags import MARKETS
 
 names = st.lists(st.sampled_from(["a", "b", "c", "none", "other", "a"]), max_size=5)
@@ -21,13 +21,23 @@ def test_no_two_numbers_share_a_cell_and_none_is_wasted(
     market: list[str], competition: list[str], route: list[str], code: list[str]
 ) -> None:
     layout = Layout({"market": market, "competition": competition, "route": route, "code": code})
-    cells = list(range(layout.strides[0] * len(layout.axes[0])))
+    counts: list[int] = []
+    sums: list[int] = []
+    gauges: list[int] = []
     for series in (*layout.series.values(), *layout.by_hand.values()):
         family = FAMILY[series.family]
-        size = len(family.buckets) + 2 if family.kind == "histogram" else 1
-        cells += range(series.cell, series.cell + size)
-    cells += range(layout.minute, layout.minute + 3 * layout.minute_slots)
-    assert cells == list(range(layout.cells))
+        (gauges if family.kind == "gauge" else counts).append(series.cell)
+        if family.kind == "histogram":
+            counts += range(series.cell + 1, series.cell + 1 + len(family.buckets))
+            assert series.total is not None
+            sums.append(series.total)
+    counts += range(layout.unsampled, layout.unsampled + len(STRATEGIES))
+    counts += range(layout.hits, layout.joint)
+    counts += range(layout.joint, layout.joint + layout.strides[0] * len(layout.axes[0]))
+    minute = range(layout.minute, layout.minute + 3 * layout.minute_slots)
+    assert sorted(counts) == [*range(layout.counts)]
+    assert [*counts[-1:], *sorted(sums), *sorted(gauges), *minute] == [*range(layout.counts - 1, layout.cells)]
+    assert layout.sums == layout.counts + len(sums)
 
 
 def test_joint_cells_are_told_apart_by_every_dimension() -> None:
@@ -40,7 +50,7 @@ def test_joint_cells_are_told_apart_by_every_dimension() -> None:
                     for competition in layout.axes[4]:
                         values = (outcome, zone, market, status, competition)
                         cells.add(sum(map(layout.position, DIMENSIONS, values)))
-    assert cells == set(range(layout.strides[0] * len(OUTCOMES)))
+    assert cells == set(range(layout.joint, layout.counts))
 
 
 def test_every_family_that_processes_record_series_by_series_can_be_found() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from smartcache.catalogue import CATEGORIES, FAMILIES, STATISTIC, STATISTICS, STRATEGIES
+from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 from smartcache.metrics import SUFFIX, CacheMetrics
 
@@ -38,7 +38,8 @@ def cell_of(metrics: CacheMetrics, outcome: str, **values: str) -> int:
 
 
 def request(metrics: CacheMetrics, outcome: str, seconds: float = 0.001, now: float = 0.0, **values: str) -> None:
-    metrics.request(cell_of(metrics, outcome, **values), STRATEGIES.index(OUTCOME[outcome].strategy), seconds, now)
+    strategy = STRATEGIES.index(OUTCOME[outcome].strategy)
+    metrics.recorder.request(cell_of(metrics, outcome, **values), strategy, seconds, now)
 
 
 def is_alive(path: Path) -> bool:
@@ -93,8 +94,9 @@ def test_threads_that_record_at_once_lose_no_count() -> None:
 
     def work(number: int) -> None:
         for turn in range(each):
-            # Durations a power of two each, so that their sum is exact; a slot of the minute every 2,000 requests.
-            metrics.request(cell, 3, 0.25, turn / 400)
+            # Durations a power of two each, so that their sum is exact; a slot of the minute every 2,560 turns.
+            metrics.recorder.request(cell, 3, 0.25, turn / 512)
+            metrics.recorder.fresh_hit(cell, "golden", 0.5, turn / 512, turn / 512 + 0.25)
             gaps.add()
             running.add(1)
             durations.observe(0.5)
@@ -104,9 +106,12 @@ def test_threads_that_record_at_once_lose_no_count() -> None:
     at_once(threads, work)
     total = each * threads
     samples = metrics.snapshot().samples
-    assert samples["smartcache_requests_total"]["serve_fresh", "golden"] == total
-    assert sum(samples[DURATION]["serve_fresh",].counts) == total
-    assert samples[DURATION]["serve_fresh",].total == 0.25 * total
+    assert samples["smartcache_requests_total"]["serve_fresh", "golden"] == 2 * total
+    edges = FAMILY[DURATION].buckets
+    assert samples[DURATION]["serve_fresh",].counts[edges.index(0.25)] == 2 * total
+    assert samples[DURATION]["serve_fresh",].total == 0.25 * 2 * total
+    assert sum(samples["smartcache_served_age_seconds"]["golden",].counts) == total
+    assert samples["smartcache_served_age_seconds"]["golden",].total == 0.5 * total
     assert samples["smartcache_bus_gaps_total"][()] == total
     assert samples["smartcache_computes_in_progress"][()] == 0
     assert sum(samples["smartcache_compute_duration_seconds"][()].counts) == total
@@ -122,7 +127,7 @@ def test_threads_that_open_a_slot_of_the_minute_at_once_keep_each_others_extreme
 
         def work(number: int, metrics: CacheMetrics = metrics, cell: int = cell) -> None:
             for turn in range(1, 20):
-                metrics.request(cell, 1, 1.0 + number, 5.0 * turn)
+                metrics.recorder.request(cell, 1, 1.0 + number, 5.0 * turn)
 
         at_once(4, work)
         first = metrics.layout.minute
@@ -366,8 +371,7 @@ def test_sampling_thins_the_histogram_alone() -> None:
     stats = metrics.get_stats()
     assert stats["total_requests"] == stats["cache_hit_fresh"] == stats["golden_hour_active"] == len(durations)
     assert (stats["max_latency_ms"], stats["min_latency_ms"]) == (9000, 1000 * 2**-20)
-    extremes = metrics._floats[metrics._slot + 1], metrics._floats[metrics._slot + 2]
-    assert extremes == (9.0, 2**-20)
+    assert (snapshot.slowest, snapshot.fastest) == (9.0, 2**-20)
 
 
 def test_a_reset_moves_the_local_baseline_and_not_what_is_exported() -> None:

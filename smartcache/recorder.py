@@ -1,0 +1,172 @@
+"""What every request writes: the hot path of counting.
+
+Cells are reached by plain indices, nothing is looked up by name, and a fresh hit is counted by one call.
+
+Several threads may record at once. In CPython a cell's ``cells[i] += 1`` is a load, an add and a store, between which
+the interpreter never hands over the GIL (it does so at function entry, after calls and at backward jumps), so no count
+is lost and no lock is needed. ``tests/smartcache/test_metrics.py`` holds this to account.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Final
+
+from smartcache.catalogue import AGE_BUCKETS, REQUEST_BUCKETS, STRATEGIES, ZONES
+from smartcache.layout import Layout, Series
+
+__all__ = ["Recorder"]
+
+_FRESH: Final = STRATEGIES.index("serve_fresh")
+_INFINITY: Final = float("inf")
+# Where most hits end up; comparing with these is cheaper than a search.
+_FIRST, _SECOND, _THIRD = REQUEST_BUCKETS[:3]
+# From one latency bucket to the next in the block of fresh hits.
+_STEP: Final = len(AGE_BUCKETS) + 1
+_UNSAMPLED: Final = (len(REQUEST_BUCKETS) + 1) * _STEP
+
+
+class Recorder:
+    """Counts requests in the memory that it is bound to.
+
+    A request counts from its store into its joint cell on. A kill may cut off the stores after that one: the latency's
+    bucket and sum, the age at serve. :mod:`smartcache.layout` says why the histogram's count is right even then.
+
+    Args:
+        rng: a source of draws from [0, 1), for latency sampling.
+
+    Attributes:
+        rate: share of requests that the latency histogram counts.
+        slowest: slowest request in seconds since :meth:`forget_extremes`; -1 without any.
+        fastest: the fastest; infinite without any.
+    """
+
+    __slots__ = (
+        "_draw", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_rng", "_slot",
+        "_slot_end", "fastest", "rate", "slowest",
+    )  # fmt: skip
+
+    def __init__(self, rng: Callable[[], float]) -> None:
+        self._rng: Final = rng
+        self._draw: Callable[[], float] | None = None
+        self.rate = 1.0
+        self.forget_extremes()
+
+    def bind(self, ints: memoryview[int], floats: memoryview[float], layout: Layout, now: float) -> None:
+        """Count in this memory from now on, the monotonic clock being ``now``."""
+        self._ints = ints
+        self._floats = floats
+        self._layout = layout
+        self._latency = [
+            (*_places(layout.series["smartcache_request_duration_seconds", (strategy,)]), layout.unsampled + number)
+            for number, strategy in enumerate(STRATEGIES)
+        ]
+        self._fresh_total = self._latency[_FRESH][1]
+        self._hits = {
+            zone: (layout.hits + number * (_UNSAMPLED + _STEP), total)
+            for number, zone in enumerate(ZONES)
+            for _, total in [_places(layout.series["smartcache_served_age_seconds", (zone,)])]
+        }
+        self._slot_end = 0.0
+        self._open_slot(now)
+
+    def sample(self, rate: float) -> None:
+        """Let the latency histogram count this share of requests, in (0, 1]."""
+        self.rate = rate
+        self._draw = self._rng if rate < 1 else None
+
+    def forget_extremes(self) -> None:
+        """Begin ``slowest`` and ``fastest`` anew; the exported minute keeps its own."""
+        self.slowest = self._high = -1.0
+        self.fastest = self._low = _INFINITY
+
+    def fresh_hit(self, cell: int, zone: str, age: float, start: float, end: float) -> None:
+        """Count a request served a fresh value: :meth:`request` and the age in one call.
+
+        Args:
+            cell: as for :meth:`request`.
+            zone: name of the zone, or "none".
+            age: of the value, in seconds.
+            start: the monotonic clock when it was asked.
+            end: the same when it was answered.
+        """
+        seconds = end - start
+        if not self._low <= seconds <= self._high or end >= self._slot_end:
+            self._widen(seconds, end)
+        ints = self._ints
+        floats = self._floats
+        ints[cell] += 1
+        if self._draw is None or self._draw() < self.rate:
+            floats[self._fresh_total] += seconds
+            bucket = (
+                0
+                if seconds <= _FIRST
+                else _STEP
+                if seconds <= _SECOND
+                else _STEP + _STEP
+                if seconds <= _THIRD
+                else _STEP * bisect_left(REQUEST_BUCKETS, seconds)
+            )
+        else:
+            bucket = _UNSAMPLED
+        first, total = self._hits[zone]
+        ints[first + bucket + bisect_left(AGE_BUCKETS, age)] += 1
+        floats[total] += age
+
+    def request(self, cell: int, strategy: int, seconds: float, now: float) -> None:
+        """Count one request that ended.
+
+        Args:
+            cell: its joint cell, the sum of :meth:`Layout.position` over the five axes.
+            strategy: position of its strategy in ``catalogue.STRATEGIES``.
+            seconds: from asking to the answer.
+            now: the monotonic clock at its end.
+        """
+        if not self._low <= seconds <= self._high or now >= self._slot_end:
+            self._widen(seconds, now)
+        ints = self._ints
+        ints[cell] += 1
+        bucket, total, unsampled = self._latency[strategy]
+        if self._draw is None or self._draw() < self.rate:
+            ints[bucket + bisect_left(REQUEST_BUCKETS, seconds)] += 1
+            self._floats[total] += seconds
+        else:
+            ints[unsampled] += 1
+
+    def _widen(self, seconds: float, now: float) -> None:
+        """Take a request's duration into the extremes, and let only one beyond them come here again."""
+        if now >= self._slot_end:
+            self._open_slot(now)
+        # No call from here on, so no thread comes between.
+        floats, slot = self._floats, self._slot
+        if seconds > floats[slot + 1]:
+            floats[slot + 1] = seconds
+        if seconds < floats[slot + 2]:
+            floats[slot + 2] = seconds
+        if seconds > self.slowest:
+            self.slowest = seconds
+        if seconds < self.fastest:
+            self.fastest = seconds
+        high, low = floats[slot + 1], floats[slot + 2]
+        self._high = high if high < self.slowest else self.slowest
+        self._low = low if low > self.fastest else self.fastest
+
+    def _open_slot(self, now: float) -> None:
+        layout, ints, floats = self._layout, self._ints, self._floats
+        number = int(now // layout.minute_slot_seconds) + 1  # 0 is a slot never used
+        end = float(number * layout.minute_slot_seconds)
+        slot = layout.minute + 3 * (number % layout.minute_slots)
+        # No call from here on, so no thread comes between; one may have come before, and must keep what it saw.
+        if end > self._slot_end:
+            ints[slot] = 0  # not to be read while it is being cleared
+            floats[slot + 1] = self._high = -1.0
+            floats[slot + 2] = self._low = _INFINITY
+            ints[slot] = number
+            self._slot = slot
+            self._slot_end = end
+
+
+def _places(histogram: Series) -> tuple[int, int]:
+    assert histogram.total is not None
+    return histogram.cell, histogram.total
