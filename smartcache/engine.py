@@ -487,8 +487,13 @@ class SmartCache:
             return entry, "memory" if entry else "none", True
         if bus is not None and bus.queued:  # until the store has heard of it, it may hold what was retired
             return entry, "memory" if entry else "none", False
+        accept, epoch = self._loader.accept, self._holdings.epoch
         try:
-            found = await self._loader.read(request)
+            reading = await self._store.read(request.key, request.versions)
+            found, more = accept(request.key, reading, epoch, now)
+            if more:
+                now = self._monotonic()
+                found, _ = accept(request.key, await self._store.read(request.key, more), epoch, now)
         except StoreUnavailableError:
             return entry, "memory" if entry else "none", False
         if not hears:
@@ -570,7 +575,7 @@ class SmartCache:
 
     def _mode(self) -> str:
         """The governor's mode now, shown whenever it has changed."""
-        mode = self.governor.mode_at(self.clock.monotonic())
+        mode = self.governor.mode_at(self._monotonic())
         if mode != self._mode_shown:
             self._mode_shown = mode
             self._tally.governor(mode)

@@ -21,7 +21,7 @@ from smartcache.freshness import refresh_early
 from smartcache.holdings import Holdings
 from smartcache.protocol import NEVER, moved
 from smartcache.request import Request
-from smartcache.store import Begun, Bus, Store, StoreUnavailableError
+from smartcache.store import Begun, Bus, Reading, Store, StoreUnavailableError
 from smartcache.tally import Tally
 
 __all__ = ["Loader"]
@@ -69,6 +69,7 @@ class Loader:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rests: dict[str, float] = {}
         self._refreshing = 0
+        self._reach = config.xfetch_beta * _HARDLY
 
     def check_reentry(self, key: str) -> None:
         """Refuse to wait for a compute that itself waits here.
@@ -97,33 +98,31 @@ class Loader:
 
     # -- from the store ----------------------------------------------------------------------------------------------
 
-    async def read(self, request: Request) -> Entry | None:
-        """The valid entry in the store, if any; also taken into memory.
+    def accept(self, key: str, reading: Reading, epoch: int, asked: float) -> tuple[Entry | None, tuple[str, ...]]:
+        """The valid entry that a read of the store found, if any; also taken into memory.
 
-        Raises:
-            StoreUnavailableError: the store did not answer.
+        Args:
+            key: what was read.
+            reading: what was found.
+            epoch: ``Holdings.epoch`` when it was asked for.
+            asked: the monotonic clock then.
+
+        Returns:
+            The entry; and, instead of one, the names of the versions with which to read again: it was stored by a request
+            that knew its match or tags, and this one does not.
         """
-        assert self._store is not None
-        epoch, asked = self._holdings.epoch, self._clock.monotonic()
-        data, versions, now = await self._store.read(request.key, request.versions)
-        if data is None:
-            return None
-        entry = self._decode(request.key, data, now, asked)
-        if entry is not None and entry.versions != versions:
+        data, versions, now = reading
+        if data is None or (entry := self._decode(key, data, now, asked)) is None:
+            return None, ()
+        if entry.versions != versions:
             if not versions.keys() >= entry.versions.keys():
-                # Stored by a request that knew its match or tags; this one does not.
-                asked = self._clock.monotonic()
-                data, versions, now = await self._store.read(request.key, tuple(entry.versions))
-                entry = self._decode(request.key, data, now, asked)
-                if entry is None:
-                    return None
+                return None, tuple(entry.versions)
             state = moved(entry.versions, versions)
             if state == "gone":
-                return None
+                return None, ()
             entry.expired = entry.expired or state == "expired"
-        if entry is not None:
-            self._holdings.take_in(entry, epoch)
-        return entry
+        self._holdings.take_in(entry, epoch)
+        return entry, ()
 
     def _decode(self, key: str, data: bytes | None, store_now: float, asked: float) -> Entry | None:
         """The entry in an answer of the store; its age is counted from when it was asked, so the way adds to it."""
@@ -466,13 +465,13 @@ class Loader:
 
     def draws_early_refresh(self, entry: Entry, remaining: float) -> bool:
         """Whether X-Fetch asks for a refresh ``remaining`` seconds before expiry; one at a time per key."""
-        if remaining > self.reach(entry) or self._holdings.board.get(entry.key) is not None:
+        if remaining > entry.compute_seconds * self._reach or self._holdings.board.get(entry.key) is not None:
             return False
         return refresh_early(remaining, entry.compute_seconds, self._config.xfetch_beta, 1.0 - self._rng())
 
     def reach(self, entry: Entry) -> float:
         """Seconds before expiry from which on X-Fetch may draw a refresh."""
-        return entry.compute_seconds * self._config.xfetch_beta * _HARDLY
+        return entry.compute_seconds * self._reach
 
     def refresh_behind(self, asked_by: Request, entry: Entry) -> bool:
         """Start a refresh, unless one is under way or too many are; whether it was started."""
