@@ -108,8 +108,8 @@ class Loader:
             asked: the monotonic clock then.
 
         Returns:
-            The entry; and, instead of one, the names of the versions with which to read again: it was stored by a request
-            that knew its match or tags, and this one does not.
+            The entry; and, instead of one, the names of the versions with which to read again: it was stored by a
+            request that knew its match or tags, and this one does not.
         """
         data, versions, now = reading
         if data is None or (entry := self._decode(key, data, now, asked)) is None:
