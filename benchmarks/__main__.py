@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from benchmarks import report
 from benchmarks.hit_ratio import hit_ratio
+from benchmarks.match_event import match_event
 from benchmarks.memory_growth import memory_growth
 from benchmarks.memory_hits import memory_hit, memory_hit_with_odds, metrics_on
 from benchmarks.peers import absent
@@ -31,6 +32,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "store-hits-64": store_hits_64,
     "store-hit": store_hit,
     "hit-ratio": hit_ratio,
+    "match-event": match_event,
 }
 REPORTS: Final = Path(__file__).resolve().parents[1] / "reports"
 
