@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
+from benchmarks.cold_key import cold_key
 from benchmarks.hit_ratio import hit_ratio
 from benchmarks.match_event import match_event
 from benchmarks.memory_growth import memory_growth
@@ -33,6 +34,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "store-hit": store_hit,
     "hit-ratio": hit_ratio,
     "match-event": match_event,
+    "cold-key": cold_key,
 }
 REPORTS: Final = Path(__file__).resolve().parents[1] / "reports"
 
