@@ -22,6 +22,7 @@ from benchmarks.recording import recording
 from benchmarks.store_hits import store_hit, store_hits_64
 from benchmarks.turns import FULL, QUICK, Effort
 from benchmarks.verdict import Row, table, unmet
+from benchmarks.zipf import zipf
 
 ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     # First: what other rows leave free in the heap would hide growth.
@@ -35,6 +36,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "hit-ratio": hit_ratio,
     "match-event": match_event,
     "cold-key": cold_key,
+    "zipf": zipf,
 }
 REPORTS: Final = Path(__file__).resolve().parents[1] / "reports"
 
