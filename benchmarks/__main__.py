@@ -19,6 +19,7 @@ from benchmarks.memory_growth import memory_growth
 from benchmarks.memory_hits import memory_hit, memory_hit_with_odds, metrics_on
 from benchmarks.peers import absent
 from benchmarks.recording import recording
+from benchmarks.scrape import scrape
 from benchmarks.store_hits import store_hit, store_hits_64
 from benchmarks.turns import FULL, QUICK, Effort
 from benchmarks.verdict import Row, table, unmet
@@ -37,6 +38,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "match-event": match_event,
     "cold-key": cold_key,
     "zipf": zipf,
+    "scrape": scrape,
 }
 REPORTS: Final = Path(__file__).resolve().parents[1] / "reports"
 
