@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
 
+from benchmarks import zipf
 from benchmarks.loading import WITHOUT_STORE, Ask, Cache, Load
 from benchmarks.turns import FULL, QUICK
 from benchmarks.zipf import Run, requests, rows, run
@@ -83,10 +85,19 @@ def test_ours_is_held_to_the_published_figure_and_to_each_peer() -> None:
     assert verdicts(21.0, Run(22.0, 2)) == {published: False, "peer": True}
 
 
-def test_beside_a_peer_that_was_stopped_being_slower_says_nothing() -> None:
-    stopped = Run(60.0, 1, stopped=True)
-    assert verdicts(59.0, stopped)["peer (stopped)"] is True
-    assert verdicts(61.0, stopped)["peer (stopped)"] is None
+async def test_a_peer_that_takes_twice_as_long_as_ours_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    patience: dict[str, float | None] = {}
+
+    async def run(cache: Cache, keys: Sequence[str], callers: int, seconds: float | None) -> Run:
+        patience[cache.label] = seconds
+        return Run(19.0, 2) if seconds is None else Run(seconds, 1, stopped=True)
+
+    monkeypatch.setattr(zipf, "run", run)
+    monkeypatch.setattr(zipf, "absent", lambda: ["aiocache"])
+    wall, _ = await zipf.zipf(FULL)
+    assert patience == {"ours": None, WITHOUT_STORE.label: None, "cashews": 38.0, "cashews, lock=True": 38.0}
+    met = {other.against: other.met(wall.ours) for other in wall.comparisons}
+    assert (met["cashews (stopped)"], met["aiocache cached (absent)"]) == (True, None)
 
 
 def test_every_key_is_computed_once_and_a_stopped_peer_has_no_number_of_computes() -> None:
