@@ -5,22 +5,29 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import report
+from benchmarks.cold_key import cold_key
 from benchmarks.hit_ratio import hit_ratio
+from benchmarks.match_event import match_event
 from benchmarks.memory_growth import memory_growth
 from benchmarks.memory_hits import memory_hit, memory_hit_with_odds, metrics_on
 from benchmarks.peers import absent
 from benchmarks.recording import recording
+from benchmarks.scrape import scrape
 from benchmarks.store_hits import store_hit, store_hits_64
 from benchmarks.turns import FULL, QUICK, Effort
 from benchmarks.verdict import Row, table, unmet
+from benchmarks.zipf import zipf
 
 ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
+    # First: what other rows leave free in the heap would hide growth.
+    "memory-growth": memory_growth,
     "memory-hit": memory_hit,
     "memory-hit-odds": memory_hit_with_odds,
     "metrics-on": metrics_on,
@@ -28,7 +35,10 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "store-hits-64": store_hits_64,
     "store-hit": store_hit,
     "hit-ratio": hit_ratio,
-    "memory-growth": memory_growth,
+    "match-event": match_event,
+    "cold-key": cold_key,
+    "zipf": zipf,
+    "scrape": scrape,
 }
 REPORTS: Final = Path(__file__).resolve().parents[1] / "reports"
 
@@ -53,14 +63,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     facts = report.machine()
     rows: list[Row] = []
     failures: dict[str, str] = {}
+    took: dict[str, float] = {}
     for name in asked.only or ROWS:
         say(f"running: {name}")
+        began = time.perf_counter()
         try:
             rows += asyncio.run(ROWS[name](effort))
         except Exception as error:
             traceback.print_exc()
             failures[name] = f"{type(error).__name__}: {error}"
-    path = report.save(rows, failures, facts, effort, asked.reports)
+        took[name] = time.perf_counter() - began
+        say(f"took {took[name]:.0f} s")
+    path = report.save(rows, failures, took, facts, effort, asked.reports)
     print(table(rows))
     for name, reason in failures.items():
         say(f"broke: {name} ({reason})")

@@ -50,11 +50,20 @@ def describe(row: Row) -> dict[str, Any]:
             }
             for comparison in row.comparisons
         ],
-        "samples_seconds": {name: list(values) for name, values in row.samples.items()},
+        "samples_computes" if row.unit == "computes" else "samples_seconds": {
+            name: list(values) for name, values in row.samples.items()
+        },
     }
 
 
-def save(rows: Sequence[Row], failures: dict[str, str], facts: dict[str, Any], effort: Effort, folder: Path) -> Path:
+def save(
+    rows: Sequence[Row],
+    failures: dict[str, str],
+    took: dict[str, float],
+    facts: dict[str, Any],
+    effort: Effort,
+    folder: Path,
+) -> Path:
     """Write ``bench-<time>.json`` and return where."""
     now = datetime.now(UTC)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +74,7 @@ def save(rows: Sequence[Row], failures: dict[str, str], facts: dict[str, Any], e
         "machine": facts,
         "rows": [describe(row) for row in rows],
         "failures": failures,
+        "took_seconds": took,
     }
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path

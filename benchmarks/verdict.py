@@ -9,12 +9,13 @@ from statistics import median
 from typing import Final, Literal
 
 __all__ = [
-    "Bar", "Comparison", "Row", "Unit", "at_least", "at_most", "beside", "faster", "lines", "measured", "no_dearer",
-    "table", "unmet", "within",
+    "Bar", "Comparison", "Row", "Unit", "ahead", "at_least", "at_most", "beside", "counted", "exactly", "faster",
+    "lines", "measured", "no_dearer", "table", "unmet", "within",
 ]  # fmt: skip
 
-Unit = Literal["µs", "%", "MB"]
-_MICRO: Final = 1e6
+#: ``computes`` are counted; the row's name says so, their figures stand bare.
+Unit = Literal["µs", "ms", "s", "%", "MB", "computes"]
+_PER_SECOND: Final[dict[Unit, float]] = {"µs": 1e6, "ms": 1e3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Row:
         unit: of every figure; less is better, except for ``%``.
         ours: our figure; None when the row could not run.
         comparisons: floor, peers and bars.
-        samples: what every round gave, in seconds, by contender.
+        samples: what every round gave, by contender: seconds, or a number of computes.
     """
 
     name: str
@@ -76,7 +77,14 @@ class Row:
     samples: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-def measured(name: str, samples: Mapping[str, Sequence[float]], bars: Mapping[str, Bar | None]) -> Row:
+def measured(
+    name: str,
+    samples: Mapping[str, Sequence[float]],
+    bars: Mapping[str, Bar | None],
+    unit: Unit = "µs",
+    *,
+    judged: bool = True,
+) -> Row:
     """A row of durations: medians over the rounds.
 
     Ours is set against another round by round and the median taken of that, which a burst of other work on the machine
@@ -87,17 +95,38 @@ def measured(name: str, samples: Mapping[str, Sequence[float]], bars: Mapping[st
         samples: seconds per operation in each round, by contender, ``ours`` among them.
         bars: what ours is set beside, in the table's order, with its bar if there is one; "" for ours alone. One
             without samples is absent.
+        unit: of the figures, one of time.
+        judged: false when the bars speak of more than was done.
     """
-    ours = samples["ours"]
+    ours, scale = samples["ours"], _PER_SECOND[unit]
     comparisons = []
     for against, bar in bars.items():
         if against in samples:
             theirs = samples[against]
             times = median(mine / other for mine, other in zip(ours, theirs, strict=True))
-            comparisons.append(Comparison(against, _MICRO * median(theirs), times, bar))
+            comparisons.append(Comparison(against, scale * median(theirs), times, bar, judged))
         else:
-            comparisons.append(Comparison(f"{against} (absent)" if against else "", bar=bar))
-    return Row(name, "µs", _MICRO * median(ours), comparisons, samples)
+            comparisons.append(Comparison(f"{against} (absent)" if against else "", bar=bar, judged=judged))
+    return Row(name, unit, scale * median(ours), comparisons, samples)
+
+
+def counted(
+    name: str, samples: Mapping[str, Sequence[int]], others: Iterable[str], bar: Bar, *, judged: bool = True
+) -> Row:
+    """A row of computes: the most of any round, since one too many is one too many.
+
+    Args:
+        name: what is done.
+        samples: computes in each round, by contender, ``ours`` among them.
+        others: what ours is set beside, in the table's order. One without samples is absent.
+        bar: on our figure alone.
+        judged: false when the bar speaks of more than was done.
+    """
+    comparisons = [Comparison("", bar=bar, judged=judged)]
+    for other in others:
+        there = other in samples
+        comparisons.append(Comparison(other, max(samples[other])) if there else Comparison(f"{other} (absent)"))
+    return Row(name, "computes", max(samples["ours"]), comparisons, samples)
 
 
 def at_most(limit: float, unit: Unit) -> Bar:
@@ -108,6 +137,16 @@ def at_most(limit: float, unit: Unit) -> Bar:
 def at_least(limit: float, unit: Unit) -> Bar:
     """Ours is at least ``limit``."""
     return Bar(f"≥ {limit:g} {unit}", lambda ours, _: ours >= limit, alone=True)
+
+
+def exactly(number: int) -> Bar:
+    """Ours is that number."""
+    return Bar(f"exactly {number:,}", lambda ours, _: ours == number, alone=True)
+
+
+def ahead() -> Bar:
+    """Ours takes less than theirs."""
+    return Bar("faster", lambda _, ratio: ratio < 1)
 
 
 def faster(times: float) -> Bar:
@@ -134,6 +173,9 @@ def beside(unit: Unit, ours: float | None, comparison: Comparison) -> str:
         return ""
     if unit == "%":
         return f"{ours - comparison.theirs:+.2f} points"
+    if unit == "computes":
+        fewer = comparison.theirs - ours
+        return f"{fewer:,.0f} fewer" if fewer > 0 else f"{-fewer:,.0f} more" if fewer else "as many"
     if comparison.times is None:
         return ""
     return f"{1 / comparison.times:.2f}× faster" if comparison.times < 1 else f"{comparison.times:.2f}× slower"
@@ -189,4 +231,6 @@ def unmet(rows: Iterable[Row]) -> list[str]:
 def _figure(value: float | None, unit: Unit) -> str:
     if value is None:
         return ""
+    if unit == "computes":
+        return f"{value:,.0f}"
     return f"{value:.2f} {unit}" if unit == "%" else f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"

@@ -9,8 +9,12 @@ from benchmarks.verdict import (
     Bar,
     Comparison,
     Row,
+    Unit,
+    ahead,
     at_least,
     at_most,
+    counted,
+    exactly,
     faster,
     measured,
     no_dearer,
@@ -27,6 +31,11 @@ from benchmarks.verdict import (
         (at_most(3, "µs"), 3.01, None, False),
         (at_least(68.6, "%"), 68.6, None, True),
         (at_least(68.6, "%"), 68.59, None, False),
+        (exactly(2), 2, None, True),
+        (exactly(2), 1, None, False),
+        (exactly(2), 3, None, False),
+        (ahead(), 9.9, 10.0, True),
+        (ahead(), 10.0, 10.0, False),
         (faster(10), 1.0, 10.0, True),
         (faster(10), 1.0, 9.9, False),
         (within(4), 4.0, 1.0, True),
@@ -92,3 +101,30 @@ def test_the_mean_hit_ratio_is_judged_on_all_traces_only() -> None:
     assert whole.comparisons[0].met(whole.ours) is True
     assert part.comparisons[0].met(part.ours) is None
     assert "+10.00 points" in table([whole])
+
+
+def test_of_computes_the_worst_round_counts() -> None:
+    row = counted("computes", {"ours": [1, 2, 1], "peer": [1, 1, 4000]}, ["peer", "gone"], exactly(1))
+    assert row.ours == 2
+    assert row.comparisons[0].met(row.ours) is False
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table([row]).splitlines()]
+    assert cells[2:] == [
+        ["computes", "2", "", "", "", "exactly 1", "NO"],
+        ["", "", "peer", "4,000", "3,998 fewer", "", ""],
+        ["", "", "gone (absent)", "", "", "", ""],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "ours", "cell"), [("µs", 2500, "2500 µs"), ("ms", 2.5, "2.5 ms"), ("s", 0.0025, "0.0025 s")]
+)
+def test_a_duration_stands_in_the_unit_of_its_row(unit: Unit, ours: float, cell: str) -> None:
+    row = measured("work", {"ours": [0.0025]}, {"": at_most(ours, unit)}, unit)
+    assert row.ours == pytest.approx(ours)
+    assert cell in table([row])
+
+
+def test_a_bar_that_speaks_of_more_than_was_done_is_not_judged() -> None:
+    timed = measured("work", {"ours": [1.0], "peer": [9.0]}, {"": at_most(2, "s"), "peer": ahead()}, "s", judged=False)
+    computes = counted("computes", {"ours": [1]}, [], exactly(1), judged=False)
+    assert [line.partition(":")[0] for line in unmet([timed, computes])] == ["not judged"] * 3

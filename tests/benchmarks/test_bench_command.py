@@ -24,22 +24,26 @@ def kept(folder: Path) -> Any:
 
 
 def test_a_quick_run_prints_a_table_and_keeps_its_figures(tmp_path: Path) -> None:
+    names = ("recording", "match-event", "cold-key", "zipf", "scrape")
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--reports", tmp_path, "--only", "recording"],
+        [sys.executable, "-m", "benchmarks", "--quick", "--reports", tmp_path, *(f"--only={name}" for name in names)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
     )
     assert ran.returncode == 0, ran.stderr
     assert "| recording one request" in ran.stdout
     report = kept(tmp_path)
     assert report["failures"] == {}
+    assert set(report["took_seconds"]) == set(names)
     assert {"processor", "cores", "python", "load_average", "commit", "peers"} <= set(report["machine"])
-    (row,) = report["rows"]
-    assert {"prometheus-client", "prometheus-client, multiprocess mode"} <= set(row["samples_seconds"])
-    assert row["ours"] > 0
-    assert all(len(samples) == 3 for samples in row["samples_seconds"].values())
+    rows = report["rows"]
+    assert {"prometheus-client", "prometheus-client, multiprocess mode"} <= set(rows[0]["samples_seconds"])
+    assert all(len(samples) == 3 for samples in rows[0]["samples_seconds"].values())
+    assert all(row["ours"] > 0 for row in rows)
+    assert [row["ours"] for row in rows if row["unit"] == "computes"][:2] == [1, 2]
+    assert all(len(row["samples_seconds"]["ours"]) == 1 for row in rows if row["unit"] == "s")
 
 
 async def missing(effort: Effort) -> list[Row]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from benchmarks.turns import Effort, Turn, alternate
+from benchmarks.turns import FULL, QUICK, Turn, alternate, alternate_whole
 from benchmarks.workload import asks, engine, fill, hits, only_hits
+from smartcache import CacheConfig
 
-EFFORT = Effort(rounds=3, turn_seconds=1.0, hits=1, traces=None)
+EFFORT = QUICK._replace(rounds=3, turn_seconds=1.0)
 
 
 class Stopwatch:
@@ -49,6 +51,32 @@ async def test_no_turn_has_fewer_operations_than_the_least() -> None:
     assert watch.log == [("slow", 10)] * 4
 
 
+async def test_what_comes_before_a_turn_is_told_its_size_and_not_timed() -> None:
+    watch = Stopwatch()
+    contenders = {"a": watch.contender("a", 0.25), "b": watch.contender("b", 0.5)}
+    before = {"a": watch.contender("before a", 100.0)}
+    samples = await alternate(contenders, EFFORT, before=before, clock=lambda: watch.now)
+    assert samples == {"a": [0.25] * 3, "b": [0.5] * 3}
+    assert watch.log == [
+        *[("before a", 1), ("a", 1), ("b", 1)],
+        *[("before a", 4), ("a", 4), ("b", 2)] * 3,
+    ]
+
+
+async def test_whole_runs_alternate_and_say_themselves_how_they_went() -> None:
+    done: list[str] = []
+
+    def run(name: str) -> Callable[[], Awaitable[int]]:
+        async def once() -> int:
+            done.append(name)
+            return len(done)
+
+        return once
+
+    assert await alternate_whole({"a": run("a"), "b": run("b")}, 2) == {"a": [1, 3], "b": [2, 4]}
+    assert done == list("abab")
+
+
 async def test_a_failing_contender_leaves_garbage_collection_as_it_was() -> None:
     turns = 0
 
@@ -63,6 +91,11 @@ async def test_a_failing_contender_leaves_garbage_collection_as_it_was() -> None
         await alternate({"bad": fails_when_measured}, EFFORT, clock=lambda: float(next(instants)))
     assert gc.get_freeze_count() == 0
     assert gc.isenabled()
+
+
+def test_a_full_run_does_what_the_bars_speak_of() -> None:
+    asked = FULL.hits, FULL.callers, FULL.lease_seconds, FULL.zipf_requests, FULL.entries
+    assert asked == (10_000_000, 1_000, CacheConfig().lease_seconds, 200_000, 1_000_000)
 
 
 async def test_hits_are_fresh_hits_in_memory() -> None:
