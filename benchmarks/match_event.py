@@ -41,6 +41,7 @@ _COPY: Final = """
 local function put(key, kind, content, ttl)
   if kind == 'string' then redis.call('SET', key, content)
   elseif kind == 'hash' then redis.call('HSET', key, unpack(content))
+  elseif kind == 'zset' then for j = 1, #content, 2 do redis.call('ZADD', key, content[j + 1], content[j]) end
   elseif kind == 'set' then redis.call('SADD', key, unpack(content))
   elseif kind == 'list' then redis.call('RPUSH', key, unpack(content)) end
   if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
@@ -48,6 +49,7 @@ end
 local read = {
   string = function(key) return redis.call('GET', key) end,
   hash = function(key) return redis.call('HGETALL', key) end,
+  zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   set = function(key) return redis.call('SMEMBERS', key) end,
   list = function(key) return redis.call('LRANGE', key, 0, -1) end,
 }
