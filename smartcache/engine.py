@@ -507,7 +507,7 @@ class SmartCache:
 
     def _let_stand(self, request: Request, entry: Entry, life: Lifetime, wall: float) -> None:
         """Keep the judgement of a fresh value for those who ask the same."""
-        if request.ttl is not None or request.stale_for is not None or request.stale_if_error_for is not None:
+        if not entry.is_within(request.ttl, request.stale_for):
             return
         version = self.volatility.version
         named = request.match_id and request.market
