@@ -277,7 +277,7 @@ class SmartCache:
 
     async def warm(
         self,
-        wanted: Iterable[Wanted],
+        wanted: Iterable[Wanted[Awaitable[Any]]],
         *,
         at_once: int = 16,
         progress: bool | Progress = False,
@@ -296,7 +296,7 @@ class SmartCache:
             How many were computed, held already, skipped; and the failures, which stop nothing.
         """
 
-        async def warm_one(one: Wanted) -> Literal["computed", "held", "skipped"]:
+        async def warm_one(one: Wanted[Awaitable[Any]]) -> Literal["computed", "held", "skipped"]:
             request = self._request(one.key, one.compute_fn, one.match_context, one.tags, limits)
             if request.kickoff is not None and request.kickoff <= self._time():
                 return "skipped"
