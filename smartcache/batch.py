@@ -79,6 +79,10 @@ class _Together(Generic[V]):
                 if not future.done():
                     future.set_exception(error)
             return
+        except BaseException:
+            for future in self._waiting.values():
+                future.cancel()
+            raise
         for key, future in self._waiting.items():
             if future.done():
                 continue

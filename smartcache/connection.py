@@ -72,16 +72,17 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[_Question] = deque()
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._ended: Exception | None = None
+        self.ended: Exception | None = None
+        self._heard = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def send(self, packed: bytes, questions: Sequence[tuple[int, Done]]) -> None:
         """Send commands; each question names how many answers are its own and takes them."""
-        if self._ended is not None:
+        if self.ended is not None:
             for _, done in questions:
-                done(self._ended)
+                done(self.ended)
             return
         now = self._loop.time()
         self._waiting.extend(_Question(count, done, now) for count, done in questions)
@@ -101,6 +102,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self._waiting
+        self._heard = self._loop.time()
         reader.feed(data)
         try:
             while (reply := reader.gets()) is not False:
@@ -108,9 +110,15 @@ class _Connection(asyncio.Protocol):
                 question.replies.append(reply)
                 if len(question.replies) == question.count:
                     waiting.popleft()
-                    question.done(question.replies)
+                    self._hand_over(question)
         except (hiredis.ProtocolError, IndexError) as error:
             self.cut(ConnectionError(f"the store answered what cannot be read: {error}"))
+
+    def _hand_over(self, question: _Question) -> None:
+        try:
+            question.done(question.replies)
+        except Exception as error:  # one who cannot take an answer must not keep the others from theirs
+            self._loop.call_exception_handler({"message": "an answer of the store was not taken", "exception": error})
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ConnectionError(f"the connection to the store was lost: {exc or 'closed by the store'}"))
@@ -118,16 +126,18 @@ class _Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._watch = None
         if self._waiting:
-            due = self._waiting[0].asked + self._patience
+            due = (
+                max(self._waiting[0].asked, self._heard) + self._patience
+            )  # an answer may take longer to come than to begin
             if self._loop.time() >= due:
                 self.cut(TimeoutError(f"the store did not answer within {self._patience:g} s"))
             else:
                 self._watch = self._loop.call_at(due, self._look)
 
     def _end(self, error: Exception) -> None:
-        if self._ended is not None:
+        if self.ended is not None:
             return
-        self._ended = error
+        self.ended = error
         self._on_end()
         if self._watch is not None:
             self._watch.cancel()
@@ -210,6 +220,8 @@ class Node:
             async with asyncio.timeout(self._connect_timeout):
                 connection = await self._open()
                 await self._greet(connection)
+            if connection.ended is not None:
+                raise connection.ended
             self._connection = connection
         except TimeoutError:
             error = TimeoutError(f"no connection to the store within {self._connect_timeout:g} s")

@@ -230,9 +230,11 @@ class SmartCache:
             Exception: as in :meth:`get_or_load`, the first when all have ended.
         """
         tags, contexts, batch = check_tags(tags), match_contexts or {}, Batch(load_fn)
-        requests = [
-            self._request(key, partial(batch.load, key), contexts.get(key), tags, limits) for key in dict.fromkeys(keys)
-        ]
+        asked = dict.fromkeys(keys)
+        if not contexts.keys() <= asked.keys():
+            stray = next(key for key in contexts if key not in asked)
+            raise ValueError(f"match_contexts has {stray!r}, which is not among the keys asked for")
+        requests = [self._request(key, partial(batch.load, key), contexts.get(key), tags, limits) for key in asked]
         answers = await asyncio.gather(
             *(self._answer(request, force_refresh) for request in requests), return_exceptions=True
         )
@@ -260,13 +262,15 @@ class SmartCache:
             limits: as in :meth:`get_or_load`.
         """
 
+        fixed = () if callable(tags) else check_tags(tags)
+
         def decorate(function: Callable[P, Awaitable[V]]) -> Callable[P, Awaitable[V]]:
             @wraps(function)
             async def ask(*args: P.args, **kwargs: P.kwargs) -> V:
                 return await self.get_or_load(
                     key(*args, **kwargs),
                     lambda: function(*args, **kwargs),
-                    tags=tags(*args, **kwargs) if callable(tags) else tags,
+                    tags=tags(*args, **kwargs) if callable(tags) else fixed,
                     match_context=None if match_context is None else match_context(*args, **kwargs),
                     **limits,
                 )
@@ -305,7 +309,7 @@ class SmartCache:
             if (
                 entry is not None
                 and not entry.expired
-                and request.satisfied_by(entry.tags)
+                and entry.satisfies(request)
                 and now - entry.born < self._judge(entry, request, math.inf, now).expiry
             ):
                 return "held"
@@ -438,7 +442,7 @@ class SmartCache:
         if request.kickoff is None and entry.kickoff is not None:
             request.kickoff = entry.kickoff
             request.zone = zone_at(entry.kickoff - wall)
-        if age >= life.stale_until or entry.expired or not request.satisfied_by(entry.tags):
+        if age >= life.stale_until or entry.expired or not entry.satisfies(request):
             return await self._miss(request, entry, tier, cap, store_answers)
         if age < life.expiry and (tier == "store" or self._trusts_memory(entry, now)):
             request.outcome = _FRESH[tier]
@@ -469,7 +473,7 @@ class SmartCache:
             return self._computed(request, await self._loader.load(request, held, held_until=limit), cap)
         except Exception:
             age = self.clock.monotonic() - held.born
-            if request.gone or age >= limit:
+            if request.gone or age >= limit or self._panics_now(request):
                 raise
             return self._served_on_error(request, held, tier, age, limit)
 
@@ -479,7 +483,7 @@ class SmartCache:
         now = self._monotonic()
         bus = self._bus
         hears = bus is None or now - bus.heard <= self.config.bus_silence
-        if entry is not None and hears and not entry.expired and request.satisfied_by(entry.tags):
+        if entry is not None and hears and not entry.expired and entry.satisfies(request):
             life = self._judge(entry, request, cap, now)
             if now - entry.born < life.stale_until:
                 return entry, "memory", True
@@ -522,17 +526,20 @@ class SmartCache:
             windows,
             version,
         )
+        if entry.expired:  # meanwhile, by another thread
+            entry.standing = None
 
     def _trusts_memory(self, entry: Entry, now: float) -> bool:
         """Whether an entry in memory may be called fresh.
 
-        While the bus is silent something may have been said about it, unless it was computed after the silence was
-        noticed: then the store answers nobody, and no invalidation is acknowledged anywhere.
+        While the bus is silent something may have been said about it, here or where the store still answers; so what
+        was computed since the silence was noticed is trusted no longer than the silence before was.
         """
         if self._bus is None:
             return True
         noticed = self._bus.heard + self.config.bus_silence
-        return now <= noticed or entry.born > noticed
+        began = entry.born - entry.compute_seconds
+        return now <= noticed or (entry.born > noticed and now <= began + self.config.bus_silence)
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
@@ -572,6 +579,15 @@ class SmartCache:
             return None
         self.governor.record(status == PANIC, self.clock.monotonic())
         return status
+
+    def _panics_now(self, request: Request) -> bool:
+        """Whether the odds went into panic while the request waited; that is no judgement of its own."""
+        prices: Iterable[tuple[str, float | None]] = ()
+        if request.odds:
+            prices = request.odds.items()
+        elif request.match_id and request.market:
+            prices = [(key, None) for key in self.volatility.keys_of(request.match_id, request.market)]
+        return self.volatility.worst(prices, self._time()) == PANIC
 
     def _mode(self) -> str:
         """The governor's mode now, shown whenever it has changed."""

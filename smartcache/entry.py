@@ -131,6 +131,13 @@ class Entry:
         """Whether a caller's limits change nothing about its lifetime, since it was stored with such limits itself."""
         return (ttl is None or (self.ttl is not None and self.ttl <= ttl)) and stale_for in (None, self.stale_for)
 
+    def satisfies(self, request: Request) -> bool:
+        """Whether everything that could retire what is asked for can retire this value: its match and its tags."""
+        match_id, tags = request.match_id, request.tags
+        if match_id is not None and match_id != self.match_id:
+            return False
+        return not tags or all(tag in self.tags for tag in tags)
+
     def envelope(self) -> Envelope:
         """What the store is given."""
         return Envelope(
@@ -185,4 +192,5 @@ def judge(entry: Entry, request: Request, cap: float, default_ttl: float, now: f
             entry.stale_for if request.stale_for is None else request.stale_for,
         )
         entry.judgement = (conditions, life)
+        return life
     return entry.judgement[1]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from smartcache.protocol import Change
+from smartcache.protocol import Belonging, Change
 from smartcache.request import Request
 
 __all__ = ["Board", "Flight"]
@@ -26,7 +26,8 @@ class Flight(Generic[T]):
         started: whether the compute has begun; until then, whoever needs a compute that starts later may join.
         fenced: whether something was invalidated since it began, so that its result may be handed to those who
             waited already, but to nobody else.
-        changed_tags: tags that were invalidated since it began; its result may turn out to carry one of them.
+        changes: what was changed since it began; its result may turn out to be meant by one of them.
+        given_up: whether its loop ended under it.
         gone: whether that took away what was held before too, so that it may not be served if the compute fails.
         following: the flight that starts when this one ends.
     """
@@ -39,10 +40,11 @@ class Flight(Generic[T]):
         "_value",
         "_waiters",
         "asked_by",
-        "changed_tags",
+        "changes",
         "exclusive",
         "fenced",
         "following",
+        "given_up",
         "gone",
         "loop",
         "started",
@@ -55,7 +57,8 @@ class Flight(Generic[T]):
         self.started = False
         self.fenced = False
         self.gone = False
-        self.changed_tags: set[str] = set()
+        self.given_up = False
+        self.changes: list[Change] = []
         self.following: Flight[T] | None = None
         self._lock = threading.Lock()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
@@ -102,6 +105,14 @@ class Flight(Generic[T]):
         """Whether it has landed."""
         return self._done
 
+    def missed(self, request: Request) -> bool:
+        """Whether something changed since it began that means what is asked for, though not what it was asked for."""
+        return any(change.concerns(request) for change in self.changes)
+
+    def took_away(self, held: Belonging) -> bool:
+        """Whether something that is held was deleted or retired since it began."""
+        return any(change.do == "delete" and change.concerns(held) for change in self.changes)
+
     def _land(self) -> None:
         with self._lock:
             self._done = True
@@ -129,7 +140,9 @@ class Board(Generic[T]):
 
     def get(self, key: str) -> Flight[T] | None:
         """The flight of a key, if there is one."""
-        return self._flights.get(key)
+        flight = self._flights.get(key)
+        # A loop at rest brings nothing to its end.
+        return flight if flight is not None and flight.loop.is_running() else None
 
     def join(self, request: Request, only_later: bool) -> tuple[Flight[T], Flight[T] | None, bool]:
         """The flight a caller belongs to.
@@ -145,10 +158,12 @@ class Board(Generic[T]):
         with self._lock:
             running = self._flights.get(key)
             if running is None or not running.loop.is_running():  # a loop at rest brings nothing to its end
+                if running is not None:  # should its loop go on, no change reaches it any more
+                    running.fenced = True
                 flight = self._flights[key] = Flight(loop, request)
                 flight.exclusive = only_later
                 return flight, None, True
-            if not running.started or not (only_later or running.fenced):
+            if not running.started or not (only_later or running.fenced or running.missed(request)):
                 running.exclusive = running.exclusive or only_later
                 return running, None, False
             before, mine = None, running.following is None or not running.following.loop.is_running()
@@ -177,9 +192,8 @@ class Board(Generic[T]):
                 flights = list(self._flights.values())
             for flight in flights:
                 asked = flight.asked_by
-                if change.what == "tag":
-                    flight.changed_tags.add(change.name)
-                if change.concerns(asked.key, asked.match_id, asked.market, asked.tags):
+                flight.changes.append(change)
+                if change.concerns(asked):
                     _fence(flight, gone=change.do == "delete")
 
 

@@ -39,7 +39,7 @@ class Holdings:
     def keep(self, entry: Entry, flight: Flight[Entry]) -> bool:
         """Hold an entry that was computed, unless something overtook its flight; whether it is held."""
         with self.memory.lock:
-            if flight.fenced or not flight.changed_tags.isdisjoint(entry.tags):
+            if flight.fenced or any(change.concerns(entry) for change in flight.changes):
                 return False
             self.memory.put(entry)
             return True

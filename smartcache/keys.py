@@ -41,14 +41,17 @@ def check_key(key: str) -> str:
     return key
 
 
-def match_id_of(match_key: str) -> str:
+def match_id_of(match_key: str | int) -> str:
     """The match id in ``match:12345``; a bare id stands for itself.
 
     Raises:
-        ValueError: nothing after the prefix.
+        TypeError: neither text nor a number.
+        ValueError: nothing after the prefix, or text that cannot be an id.
     """
+    if isinstance(match_key, bool) or not isinstance(match_key, str | int):
+        raise TypeError(f"match_key must be text such as 'match:12345', got {match_key!r}")
     match_id = str(match_key).removeprefix("match:")
-    if not match_id:
+    if not match_id or not match_id.isprintable():
         raise ValueError(f"match_key {match_key!r} names no match: write it as 'match:12345'")
     return match_id
 

@@ -68,7 +68,8 @@ class Loader:
         self._origin = origin
         self._tasks: set[asyncio.Task[Any]] = set()
         self._rests: dict[str, float] = {}
-        self._refreshing = 0
+        self._most_rests = _MOST_FAILURES
+        self._refreshing: set[Flight[Entry]] = set()
         self._reach = config.xfetch_beta * _HARDLY
 
     def check_reentry(self, key: str) -> None:
@@ -91,7 +92,7 @@ class Loader:
     async def close(self) -> None:
         """Give up background refreshes of the running loop."""
         here = asyncio.get_running_loop()
-        tasks = [task for task in self._tasks if task.get_loop() is here]
+        tasks = [task for task in self._tasks.copy() if task.get_loop() is here]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -166,6 +167,7 @@ class Loader:
         """
         board = self._holdings.board
         flight, before, mine = board.join(request, only_later)
+        seen = len(flight.changes)
         if mine:
             self._launch(flight, before, request, held, keep=keep)
         else:
@@ -181,7 +183,16 @@ class Loader:
         waited = 0.0 if request.asked is None else now - request.asked  # for the store, before it came to this
         try:
             async with asyncio.timeout(max(0.0, patience - waited)) as waiting:
-                return await flight.result()
+                entry = await flight.result()
+                if any(change.concerns(entry) for change in flight.changes[:seen]):
+                    # Its compute named a tag that had been invalidated before this question came.
+                    return await self.load(request, held, held_until=held_until, only_later=True, keep=keep)
+                return entry
+        except ComputeCancelledError:
+            if not flight.given_up or flight.loop is asyncio.get_running_loop():
+                raise
+            # Another loop ended under it.
+            return await self.load(request, held, held_until=held_until, only_later=only_later, keep=keep)
         except TimeoutError as error:
             if not waiting.expired():
                 raise
@@ -189,7 +200,7 @@ class Loader:
                 f"the compute of {request.key!r} took longer than {patience:g} s ({setting})"
             ) from error
         finally:
-            request.gone = flight.gone
+            request.gone = request.gone or flight.gone or (held is not None and flight.took_away(held))
 
     def _launch(
         self, flight: Flight[Entry], before: Flight[Entry] | None, request: Request, held: Entry | None, *, keep: bool
@@ -198,6 +209,7 @@ class Loader:
 
         def land(task: asyncio.Task[None]) -> None:
             if not flight.done:
+                flight.given_up = True
                 flight.fail(ComputeCancelledError(f"the compute of {request.key!r} was given up: its loop is ending"))
             self._holdings.board.leave(request.key, flight)
 
@@ -245,6 +257,9 @@ class Loader:
         if store is not None:
             try:
                 found = await self._wait_for_lease(store, flight, request, held, token)
+            except asyncio.CancelledError:
+                await self._release(store, request.key, token)  # it may have been given
+                raise
             except StoreUnavailableError:
                 # The lease may have been given although its answer was lost.
                 self._spawn(self._release(store, request.key, token))
@@ -288,6 +303,11 @@ class Loader:
             if not written or (not self._holdings.keep(entry, flight) and store is None):
                 self._tally.writes_fenced.add()
             return entry
+        except asyncio.CancelledError:
+            if leased and store is not None:  # its loop may end with this task
+                leased = False
+                await self._release(store, request.key, token)
+            raise
         finally:
             if renewal is not None:
                 renewal.cancel()
@@ -323,7 +343,11 @@ class Loader:
                 if lease.state == "refused":
                     return lease.left
                 entry = self._decode(request.key, lease.data, lease.now, asked)
-                if entry is not None and self._will_do(entry, request, lease.versions):
+                numbers: Mapping[str, str | None] = lease.versions
+                if entry is not None and not numbers.keys() >= entry.versions.keys():
+                    # Stored by one who knew its match or tags.
+                    numbers = (await store.read(request.key, tuple(entry.versions))).versions
+                if entry is not None and self._will_do(entry, request, numbers):
                     self._holdings.take_in(entry, epoch)
                     return entry
                 newer_than = NEVER if entry is None else entry.written
@@ -340,13 +364,12 @@ class Loader:
                     return answer
                 await until_free(answer)
 
-    def _will_do(self, entry: Entry, request: Request, versions: Mapping[str, str]) -> bool:
+    def _will_do(self, entry: Entry, request: Request, versions: Mapping[str, str | None]) -> bool:
         """Whether a value that another process has stored answers the request."""
         now = self._clock.monotonic()
         life = judge(entry, request, math.inf, self._config.default_ttl, now, self._clock.time())
-        known = {name: number for name, number in entry.versions.items() if name in versions}
         fresh = not entry.expired and now - entry.born < life.expiry
-        return fresh and request.satisfied_by(entry.tags) and moved(known, versions) == "same"
+        return fresh and entry.satisfies(request) and moved(entry.versions, versions) == "same"
 
     async def _with_late_versions(
         self, store: Store, begun: Begun, request: Request, context: ComputeContext, position: Any
@@ -457,8 +480,9 @@ class Loader:
 
     def _let_rest(self, key: str) -> None:
         now = self._clock.monotonic()
-        if len(self._rests) >= _MOST_FAILURES:
-            self._rests = {name: until for name, until in self._rests.items() if until > now}
+        if len(self._rests) >= self._most_rests:
+            rests = {name: until for name, until in self._rests.copy().items() if until > now}
+            self._rests, self._most_rests = rests, max(_MOST_FAILURES, 2 * len(rests))  # amortised
         self._rests[key] = now + self._config.error_backoff
 
     # -- refreshing behind requests ----------------------------------------------------------------------------------
@@ -466,6 +490,8 @@ class Loader:
     def draws_early_refresh(self, entry: Entry, remaining: float) -> bool:
         """Whether X-Fetch asks for a refresh ``remaining`` seconds before expiry; one at a time per key."""
         if remaining > entry.compute_seconds * self._reach or self._holdings.board.get(entry.key) is not None:
+            return False
+        if self.rests(entry.key, self._clock.monotonic()):
             return False
         return refresh_early(remaining, entry.compute_seconds, self._config.xfetch_beta, 1.0 - self._rng())
 
@@ -477,19 +503,22 @@ class Loader:
         """Start a refresh, unless one is under way or too many are; whether it was started."""
         if self._holdings.board.get(asked_by.key) is not None:
             return False
-        if self._refreshing >= self._config.refreshes_at_once:
+        if len(self._refreshing) >= self._config.refreshes_at_once:
+            # A loop that was stopped brings its refreshes to no end.
+            self._refreshing = {flight for flight in list(self._refreshing) if flight.loop.is_running()}
+        if len(self._refreshing) >= self._config.refreshes_at_once:
             self._tally.refreshes_skipped.add()
             return False
         request = asked_by.for_refresh(self._config.refresh_timeout)
         flight, before, mine = self._holdings.board.join(request, only_later=False)
         if not mine:
             return False
-        self._refreshing += 1
-        self._tally.refreshes_in_progress.set(self._refreshing)
+        self._refreshing.add(flight)
+        self._tally.refreshes_in_progress.set(len(self._refreshing))
 
         def count(task: asyncio.Task[None]) -> None:
-            self._refreshing -= 1
-            self._tally.refreshes_in_progress.set(self._refreshing)
+            self._refreshing.discard(flight)
+            self._tally.refreshes_in_progress.set(len(self._refreshing))
             (self._tally.refresh_errors if flight.failed else self._tally.refresh_successes).add()
 
         # Nobody waits for a refresh, so what it asks for in turn is its own affair.

@@ -105,7 +105,7 @@ class MemoryTier:
             if change.what == "all":
                 return list(self._entries.values())
             entries = [self._entries[key] for key in self._by_owner.get((change.what, change.name), ())]
-            return [one for one in entries if change.concerns(one.key, one.match_id, one.market, one.tags)]
+            return [one for one in entries if change.concerns(one)]
 
     def clear(self) -> set[str]:
         """Let go of everything; returns the keys that were held."""

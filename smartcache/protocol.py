@@ -17,7 +17,8 @@ import secrets
 from binascii import crc_hqx
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from itertools import count
+from typing import Final, Literal, NamedTuple, Protocol
 from zlib import crc32
 
 import msgspec
@@ -26,9 +27,9 @@ from smartcache.codec import LIVE, MARK
 from smartcache.keys import escape
 
 __all__ = [
-    "ALL", "CLUSTER_LANES", "NEVER", "TICKS", "TICKS_LENGTH", "WAKE", "Change", "Command", "Names", "begin", "commit",
-    "dependencies", "drop", "enlist", "match_version", "moved", "release", "renew", "retire", "slot_of", "strike",
-    "sweep", "tag_version", "versions", "wake_channel", "withdraw",
+    "ALL", "CLUSTER_LANES", "NEVER", "TICKS", "TICKS_LENGTH", "WAKE", "Belonging", "Change", "Command", "Names",
+    "begin", "commit", "dependencies", "drop", "enlist", "match_version", "moved", "release", "renew", "retire",
+    "slot_of", "strike", "sweep", "tag_version", "versions", "wake_channel", "withdraw",
 ]  # fmt: skip
 
 #: What every entry depends on; moving it retires everything.
@@ -52,6 +53,26 @@ _AT_ONCE: Final = 500
 Moved = Literal["same", "expired", "gone"]
 
 
+class Belonging(Protocol):
+    """What a change is compared with: a value that is held or asked for."""
+
+    @property
+    def key(self) -> str:
+        """Its key."""
+
+    @property
+    def match_id(self) -> str | None:
+        """The match it belongs to, if any."""
+
+    @property
+    def market(self) -> str | None:
+        """The market it belongs to, if any."""
+
+    @property
+    def tags(self) -> Collection[str]:
+        """The caller's own tags."""
+
+
 class Change(NamedTuple):
     """Something explicit that happened to what is held.
 
@@ -67,17 +88,17 @@ class Change(NamedTuple):
     name: str = ""
     markets: tuple[str, ...] = ()
 
-    def concerns(self, key: str, match_id: str | None, market: str | None, tags: Collection[str]) -> bool:
-        """Whether it means the value of ``key``, which belongs to a match, a market and tags.
+    def concerns(self, one: Belonging) -> bool:
+        """Whether it means a value.
 
         One that belongs to a match but to no market is meant by everything that happens to the match.
         """
         if self.what == "key":
-            return key == self.name
+            return one.key == self.name
         if self.what == "tag":
-            return self.name in tags
+            return self.name in one.tags
         if self.what == "match":
-            return match_id == self.name and (market is None or market in self.markets)
+            return one.match_id == self.name and (one.market is None or one.market in self.markets)
         return True
 
 
@@ -150,8 +171,17 @@ class Names:
 def _beside(key: str, kind: str) -> str:
     """Name of something that belongs to a key, in the key's own slot."""
     start = key.find("{") + 1
-    tagged = start and key.find("}", start) > start
-    return f"smartcache:{kind}:{key}" if tagged else f"smartcache:{kind}:{{{key}}}"
+    if start and key.find("}", start) > start:
+        return f"smartcache:{kind}:{key}"
+    if "}" not in key:
+        return f"smartcache:{kind}:{{{key}}}"
+    return f"smartcache:{kind}:{{{_tag_for(slot_of(key))}}}:{key}"
+
+
+@lru_cache(maxsize=1024)
+def _tag_for(slot: int) -> str:
+    """What stands in braces for a slot, beside a key whose own braces would end them too early."""
+    return next(tag for tag in map(str, count()) if slot_of(tag) == slot)
 
 
 def lease_key(key: str) -> str:
@@ -301,7 +331,9 @@ _COMMIT: Final = (
     _WAKE
     + _ENLIST
     + """
-if redis.pcall('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+local owner = redis.pcall('GET', KEYS[2])
+if owner == ARGV[1] .. '!' then redis.call('DEL', KEYS[2]) wake(KEYS[3], KEYS[1]) return -1 end
+if owner ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[2])
 local numbers = tonumber(ARGV[5])
 for i = 1, numbers do
@@ -367,17 +399,21 @@ def withdraw(key: str, stamp: str) -> Command:
     return Command(_WITHDRAW, [key], [stamp])
 
 
+# Voided by a delete or an expire, a lease is still its owner's: others wait until the compute ends.
+_OWNS: Final = "local function owns(owner, token) return owner == token or owner == token .. '!' end\n"
 _RELEASE: Final = (
-    _WAKE
+    _OWNS
+    + _WAKE
     + """
-if redis.pcall('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if not owns(redis.pcall('GET', KEYS[1]), ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
 wake(KEYS[2], ARGV[2])
 return 1
 """
 )
 _RENEW: Final = (
-    "if redis.pcall('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+    _OWNS
+    + "if owns(redis.pcall('GET', KEYS[1]), ARGV[1]) then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 )
 
 
@@ -495,26 +531,25 @@ def _versions_of(change: Change) -> list[str]:
     return [match_version(change.name, market) for market in (None, *change.markets)]
 
 
-# Dropping the lease voids the token of a compute under way, so that its result is refused.
-_DROP: Final = (
-    _WAKE
-    + """
+# The lease of a compute under way is voided, so that its result is refused.
+_DROP: Final = """
 local function drop(do_)
   local count = redis.call('EXISTS', KEYS[1])
   if do_ == 'delete' or redis.call('TYPE', KEYS[1]).ok ~= 'string' then redis.call('DEL', KEYS[1])
   elseif redis.call('STRLEN', KEYS[1]) > 3 then redis.call('SETRANGE', KEYS[1], 3, 'E') end
-  redis.call('DEL', KEYS[2])
-  wake(KEYS[3], KEYS[1])
+  local owner = redis.pcall('GET', KEYS[2])
+  if type(owner) == 'string' and string.sub(owner, -1) ~= '!' then
+    redis.call('SET', KEYS[2], owner .. '!', 'KEEPTTL')
+  end
   return count
 end
 """
-)
 _DROP_HERE: Final = (
     _DROP
     + _ANNOUNCE
     + """
 local count = drop(ARGV[1])
-announce(KEYS[4], KEYS[5], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
+announce(KEYS[3], KEYS[4], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
 return count
 """
 )
@@ -524,7 +559,7 @@ _ANNOUNCE_ALONE: Final = _ANNOUNCE + "announce(KEYS[1], KEYS[2], ARGV[1], ARGV[2
 def drop(names: Names, origin: str, change: Change, *, in_reach: bool) -> list[Command]:
     """Delete or expire one key; the first of the commands answers how many values there were."""
     key, lane = change.name, names.lane(change.name)
-    beside = [key, lease_key(key), _waiting_key(key)]
+    beside = [key, lease_key(key)]
     log = [names.log(lane), names.sequence(lane)]
     message: list[str | bytes | int] = [_seed(), lane, origin, msgspec.json.encode(change)]
     if in_reach:

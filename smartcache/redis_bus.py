@@ -35,6 +35,9 @@ _log: Final = logging.getLogger("smartcache.bus")
 #: How long to wait to be woken before asking anyway.
 _HEARTBEAT: Final = 0.4
 _MOST_AT_ONCE: Final = 1000
+#: Messages of ticks, each of up to 500: few, so that a backlog of them holds up no change.
+_TICKS_AT_ONCE: Final = 20
+_MOST_CHANGES_WAITING: Final = 10_000
 _REPLY_TIMEOUT: Final = 1.0
 _RETRY_SECONDS: Final = 0.5
 _MOST_TICKS_WAITING: Final = 50_000
@@ -42,6 +45,9 @@ _MOST_TICKS_WAITING: Final = 50_000
 #: By lane, the number and the id of the last message that was seen.
 Position = Mapping[int, tuple[bytes | None, bytes]]
 _change: Final = msgspec.json.Decoder(Change)
+_EVERYTHING: Final = Change("delete", "all")
+#: How answers begin that the same command will get again.
+_FOR_GOOD: Final = ("CROSSSLOT", "ERR", "WRONGTYPE")
 
 
 class RedisBus:
@@ -92,6 +98,7 @@ class RedisBus:
         self._ticks_id = f"{int((time.time() - config.vix_window) * 1000)}-0".encode()
         self._ticks: deque[Tick] = deque(maxlen=_MOST_TICKS_WAITING)
         self._changes: deque[Change] = deque()
+        self._waiting: set[Change] = set()
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._threads = [
@@ -127,6 +134,13 @@ class RedisBus:
 
     def send_later(self, change: Change) -> None:
         """Deliver a change as soon as the store answers again; changes keep their order."""
+        if change in self._waiting:
+            return  # said again before it was delivered
+        if len(self._changes) >= _MOST_CHANGES_WAITING:
+            if _EVERYTHING in self._waiting:
+                return
+            change = _EVERYTHING  # which says it all
+        self._waiting.add(change)
         self._changes.append(change)
         self._queued.set(len(self._changes))
         self._wake.set()
@@ -167,7 +181,8 @@ class RedisBus:
                     if not self._position:
                         self._find_place(client)
                     while not self._stop.is_set():
-                        self._catch_up(client)
+                        while self._catch_up(client) and not self._stop.is_set():
+                            pass
                         self._rest(woken)
             except Exception as error:
                 if self._stop.is_set():
@@ -215,8 +230,8 @@ class RedisBus:
         self._handlers.on_gap()
         self._heard_at(asked)
 
-    def _catch_up(self, client: Any) -> None:
-        """Read what is new in every log, and the ticks."""
+    def _catch_up(self, client: Any) -> bool:
+        """Read what is new in every log, and some of the ticks; whether there may be more."""
         asked = self._clock.monotonic()
         pipeline = client.pipeline(transaction=False)
         lanes = range(self._names.lanes)
@@ -224,14 +239,14 @@ class RedisBus:
             # The number first, so that the messages up to it are among those that follow.
             pipeline.get(self._names.sequence(lane))
             pipeline.xrange(self._names.log(lane), min=b"(" + self._position[lane][1], count=_MOST_AT_ONCE)
-        pipeline.xrange(protocol.TICKS, min=b"(" + self._ticks_id, count=_MOST_AT_ONCE)
+        pipeline.xrange(protocol.TICKS, min=b"(" + self._ticks_id, count=_TICKS_AT_ONCE)
         *answers, ticks = pipeline.execute()
-        more = len(ticks) == _MOST_AT_ONCE
+        more = False
         for lane, sequence, messages in zip(lanes, answers[::2], answers[1::2], strict=True):
             if self._went_back(lane, sequence, messages):
                 _log.warning("the store went back in time (an old snapshot, or a replica that lagged took over): "
                              "what it held is retired, since changes that it had acknowledged are undone")  # fmt: skip
-                self._run(client, Change("delete", "all"))
+                self._run(client, _EVERYTHING)
             elif self._read_log(lane, sequence, messages):
                 more = more or len(messages) == _MOST_AT_ONCE
                 continue
@@ -239,16 +254,15 @@ class RedisBus:
                 _log.warning("messages on the bus were lost; memory is dropped")
             self._gaps.add()
             self._find_place(client)
-            return
+            return True
+        if not more:
+            self._heard_at(asked)
         for message_id, fields in ticks:
             self._ticks_id = message_id
             if fields[b"from"].decode() != self._origin:
                 self._handlers.on_ticks([Tick(*tick) for tick in msgspec.msgpack.decode(fields[b"ticks"])])
                 self._tick_messages.add()
-        if more:
-            self._catch_up(client)
-        else:
-            self._heard_at(asked)
+        return more or len(ticks) == _TICKS_AT_ONCE
 
     def _went_back(self, lane: int, sequence: bytes | None, messages: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
         """Whether the store has forgotten numbers that were seen, or is giving them out again."""
@@ -320,7 +334,16 @@ class RedisBus:
 
     def _deliver(self, client: Any) -> None:
         while self._changes:
-            self._run(client, self._changes[0])
+            change = self._changes[0]
+            self._waiting.discard(change)  # said again from now on, it must be delivered again
+            try:
+                self._run(client, change)
+            except redis.ResponseError as error:
+                if change == _EVERYTHING or not str(error).startswith(_FOR_GOOD):
+                    raise
+                # It would be refused each time, and every later change with it.
+                _log.warning("the store refuses %s, so everything is retired instead: %s", change, error)
+                self._run(client, _EVERYTHING)
             self._changes.popleft()
             self._queued.set(len(self._changes))
         while self._ticks:

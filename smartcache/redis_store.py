@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -161,9 +160,10 @@ class RedisStore:
         self._slots: list[Address] = []
         self._slots_doubted = False
         self._slots_asked = 0.0
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         self._last: tuple[asyncio.AbstractEventLoop | None, _Loop] = (None, _Loop())
         self._breakers: dict[Address, Breaker] = {}
+        self._last_failure: Exception | None = None
         self._waits: dict[str, list[_Wait]] = {}
         self._lock = threading.Lock()
         self._bus: RedisBus | None = None
@@ -322,7 +322,7 @@ class RedisStore:
 
     def forget_connections(self) -> None:
         """Let go of every connection without a word to the store: in a forked child they are the parent's."""
-        self._loops = weakref.WeakKeyDictionary()
+        self._loops = {}
         self._last = None, _Loop()
         self._waits = {}
         self._lock = threading.Lock()
@@ -370,9 +370,13 @@ class RedisStore:
             if isinstance(replies, Exception):
                 _fail(reads, replies)
                 return
-            (seconds, micros), values = replies
-            now = int(seconds) + int(micros) / 1e6
-            found = dict(zip(wanted, values, strict=True))
+            try:
+                (seconds, micros), values = [self._accept("read", reply) for reply in replies]
+                now = int(seconds) + int(micros) / 1e6
+                found = dict(zip(wanted, values, strict=True))
+            except Exception as error:  # refused, or answered something else: nobody of this batch may be left waiting
+                _fail(reads, error)
+                return
             for key, versions, answer in reads:
                 if not answer.done():
                     numbers = {name: _text(found[version(name)]) for name in versions}
@@ -422,6 +426,12 @@ class RedisStore:
                 self._slots_doubted = True
                 try:
                     value = await self._ask("read", name, ("GET", name))
+                except StoreUnavailableError as error:
+                    found[name] = error
+                    continue
+            elif is_error(value) and not str(value).startswith("WRONGTYPE"):
+                try:
+                    self._accept("read", value)
                 except StoreUnavailableError as error:
                     found[name] = error
                     continue
@@ -562,7 +572,9 @@ class RedisStore:
             now = clock.monotonic()
             self._durations[operation].observe(now - start)
             if isinstance(replies, Exception):
-                breaker.failed(now)
+                if replies is not self._last_failure:  # a cut connection is one failure, however many waited
+                    self._last_failure = replies
+                    breaker.failed(now)
                 self._errors[operation].add()
                 self._slots_doubted = True  # another server may have become primary
                 replies = StoreUnavailableError(f"{type(replies).__name__}: {replies}")
@@ -580,6 +592,9 @@ class RedisStore:
             return here
         found = self._loops.get(loop)
         if found is None:
+            with self._lock:
+                for ended in [one for one in self._loops if one.is_closed()]:
+                    del self._loops[ended]  # with it go its connections, which nobody can use any more
             found = self._loops[loop] = _Loop()
         self._last = loop, found
         return found

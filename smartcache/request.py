@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, cast
 
@@ -102,6 +102,8 @@ class Request:
         Raises:
             TypeError, ValueError: an unknown key, a time that names no instant, odds that are none.
         """
+        if not isinstance(context, Mapping):
+            raise TypeError(f"match_context must be a dict, got {context!r}")
         if not context.keys() <= _CONTEXT_KEYS:
             wrong = next(name for name in context if name not in _CONTEXT_KEYS)
             raise ValueError(f"match_context has no {wrong!r}; it may have {', '.join(MatchContext.__annotations__)}")
@@ -135,10 +137,6 @@ class Request:
         """
         self.tags = check_tags(tags)
         self.versions = protocol.dependencies(self.match_id, self.market, self.tags)
-
-    def satisfied_by(self, tags: Collection[str]) -> bool:
-        """Whether a value with these tags carries all that are asked for; otherwise a tag could not retire it."""
-        return not self.tags or all(tag in tags for tag in self.tags)
 
     def limit(self, limits: Limits) -> None:
         """Take in what the caller sets.

@@ -345,7 +345,7 @@ class SyncCache:
             return None
         if tags or limits:
             asked = self.engine._request(key, function, None, tags, limits)
-            if not (entry.is_within(asked.ttl, asked.stale_for) and asked.satisfied_by(entry.tags)):
+            if not (entry.is_within(asked.ttl, asked.stale_for) and entry.satisfies(asked)):
                 return None
         return self.engine._answer_again(entry, standing, match_context or _NO_CONTEXT)
 

@@ -317,12 +317,15 @@ class MemoryStore:
         begun: Begun,
     ) -> str | None:
         now, contents = self._now(), self._contents
-        if self._live(contents.leases, key, now) != begun.token:
+        owner = self._live(contents.leases, key, now)
+        if not _owns(owner, begun.token):
             return None
         self._check_writable()
         del contents.leases[key]
         stamp = None
-        if all(str(self._live(contents.versions, name, now)) == number for name, number in begun.versions.items()):
+        if owner == begun.token and all(
+            str(self._live(contents.versions, name, now)) == number for name, number in begun.versions.items()
+        ):
             stamp, until = _stamp(now), now + _micros(keep_seconds)
             contents.values[key] = _Kept(MARK + LIVE + stamp.encode() + begun.stamp.encode() + payload, until)
             for owner in owners:
@@ -339,14 +342,15 @@ class MemoryStore:
 
     def _renew(self, key: str, token: str, lease_seconds: float) -> bool:
         now, leases = self._now(), self._contents.leases
-        if self._live(leases, key, now) != token:
+        owner = self._live(leases, key, now)
+        if not _owns(owner, token):
             return False
         self._check_writable()
-        leases[key] = _Kept(token, now + _micros(lease_seconds))
+        leases[key] = _Kept(owner, now + _micros(lease_seconds))
         return True
 
     def _release(self, key: str, token: str) -> None:
-        if self._live(self._contents.leases, key, self._now()) == token:
+        if _owns(self._live(self._contents.leases, key, self._now()), token):
             self._check_writable()
             del self._contents.leases[key]
             self._wake(key)
@@ -382,8 +386,9 @@ class MemoryStore:
             self._check_room()
             marked = data[:3] + EXPIRED + data[4:]
             contents.values[key] = contents.values[key]._replace(what=marked)
-        contents.leases.pop(key, None)  # voids the token of a compute under way
-        self._wake(key)
+        owner = self._live(contents.leases, key, now)
+        if owner is not None and not owner.endswith("!"):  # voids the token of a compute under way
+            contents.leases[key] = contents.leases[key]._replace(what=owner + "!")
         return 0 if data is None else 1
 
     def _sweep(self, change: Change, now: int) -> Iterator[str]:
@@ -888,3 +893,8 @@ def _difference(was: Any, now: Any, path: str) -> str:
     else:
         return "" if type(was) is type(now) and was == now else f"{path} was {was!r} and is {now!r}"
     return next(filter(None, (_difference(*part[1:], part[0]) for part in parts)), "")
+
+
+def _owns(owner: str | None, token: str) -> bool:
+    """Whether a lease is a token's, voided or not."""
+    return owner in (token, f"{token}!")

@@ -196,7 +196,9 @@ class Evening:
 
     async def load(self, key: str, ttl: float | None, stale_for: float | None, knows_kickoff: bool) -> None:
         asked = Facts(self.kickoff if knows_kickoff else None, None, ttl, stale_for)
-        context: Any = {"kickoff_time": datetime.fromtimestamp(self.kickoff, self.place)} if knows_kickoff else None
+        context: Any = {"match_id": "7", "market": key.split()[1]}
+        if knows_kickoff:
+            context["kickoff_time"] = datetime.fromtimestamp(self.kickoff, self.place)
         runs = self.runs
         value = await self.cache.get_or_load(key, self.compute, ttl=ttl, stale_for=stale_for, match_context=context)
         await self.confirm(key, asked, self.judge(key, asked, "normal"), value, runs)

@@ -192,12 +192,22 @@ async def test_a_forced_request_is_not_given_what_was_stored_before_it(make_cach
     await eventually(lambda: model.runs == 1)
     await one.expire("key")
     plain = asyncio.create_task(one.get_or_load("key", model))
-    elsewhere = Model()
-    await other.get_or_load("key", elsewhere)
+    runs_elsewhere = 0
+
+    async def elsewhere() -> str:
+        nonlocal runs_elsewhere
+        runs_elsewhere += 1
+        return f"elsewhere {runs_elsewhere}"
+
+    there = asyncio.create_task(other.get_or_load("key", elsewhere))
+    await asyncio.sleep(0.02)
+    assert runs_elsewhere == 0, "one compute at a time, also across processes"
     forced = asyncio.create_task(one.get_or_load("key", model, force_refresh=True))
     await asyncio.sleep(0.02)
     model.gate.set()
-    assert [await task for task in (first, plain, forced)] == [{"run": 1}, {"run": 2}, {"run": 2}]
+    begun_before, *later = [await task for task in (first, plain, forced, there)]
+    assert begun_before == {"run": 1}
+    assert {"run": 1} not in later, "what was begun before the change answers none of them"
 
 
 async def test_a_thousand_cold_keys_at_once_all_reach_a_healthy_store(make_cache: Any, raw: redis.Redis) -> None:
@@ -345,6 +355,8 @@ async def test_a_dead_store_at_start_does_not_stop_the_engine(model: Model) -> N
     second = await cache.get_with_intelligence(KEY, model, context())
     assert (first.value, second.value) == ({"run": 1}, {"run": 1})
     assert second.strategy == "serve_fresh"
+    for number in range(3):
+        await cache.get_or_load(f"another:{number}", Model())
     answer = await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7")
     assert not answer["acknowledged"]
     assert (await cache.get_with_intelligence(KEY, model, context())).value == {"run": 2}, "applied here at once"

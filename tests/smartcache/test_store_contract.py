@@ -338,7 +338,7 @@ async def test_a_lease_lasts_as_long_as_it_is_renewed(shared: Shared, store: Sto
     assert not await store.renew("key", "mine"), "a write gives it back"
 
 
-@pytest.mark.parametrize("end", ["commit", "refused commit", "release", "delete", "expire"])
+@pytest.mark.parametrize("end", ["commit", "refused commit", "voided commit", "release", "voided release"])
 async def test_who_waits_is_woken_when_the_lease_is_free(
     shared: Shared, store: Store, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,13 +353,17 @@ async def test_who_waits_is_woken_when_the_lease_is_free(
         assert (await begin(waiter, "other")).state == "refused"
         waiting = asyncio.ensure_future(until_free(60.0))
         await asyncio.sleep(0)
+        if "voided" in end:
+            await store.change(Change("delete", "key", "key"), "me")
+            assert await store.renew("key", "mine"), "others wait until the compute ends"
+            assert (await begin(waiter, "other")).state == "refused"
         if "commit" in end:
             await store.commit("key", b"payload", 60.0, None, None, (), Begun("mine", lease.stamp, lease.versions))
-        elif end == "release":
-            await store.release("key", "mine")
         else:
-            await store.change(Change(end, "key", "key"), "me")  # type: ignore[arg-type]
+            await store.release("key", "mine")
         await shared.until(waiting.done)
+        assert shared.data("key") is None or end == "commit"
+        assert (await begin(waiter, "other", newer_than=NEVER)).state == "granted"
 
 
 # -- changes ---------------------------------------------------------------------------------------------------------
