@@ -41,6 +41,7 @@ _COPY: Final = """
 local function put(key, kind, content, ttl)
   if kind == 'string' then redis.call('SET', key, content)
   elseif kind == 'hash' then redis.call('HSET', key, unpack(content))
+  elseif kind == 'zset' then for j = 1, #content, 2 do redis.call('ZADD', key, content[j + 1], content[j]) end
   elseif kind == 'set' then redis.call('SADD', key, unpack(content))
   elseif kind == 'zset' then redis.call('ZADD', key, unpack(content))
   elseif kind == 'list' then redis.call('RPUSH', key, unpack(content)) end
@@ -49,6 +50,7 @@ end
 local read = {
   string = function(key) return redis.call('GET', key) end,
   hash = function(key) return redis.call('HGETALL', key) end,
+  zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   set = function(key) return redis.call('SMEMBERS', key) end,
   zset = function(key)
     local content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')

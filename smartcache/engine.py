@@ -277,7 +277,7 @@ class SmartCache:
 
     async def warm(
         self,
-        wanted: Iterable[Wanted],
+        wanted: Iterable[Wanted[Awaitable[Any]]],
         *,
         at_once: int = 16,
         progress: bool | Progress = False,
@@ -296,7 +296,7 @@ class SmartCache:
             How many were computed, held already, skipped; and the failures, which stop nothing.
         """
 
-        async def warm_one(one: Wanted) -> Literal["computed", "held", "skipped"]:
+        async def warm_one(one: Wanted[Awaitable[Any]]) -> Literal["computed", "held", "skipped"]:
             request = self._request(one.key, one.compute_fn, one.match_context, one.tags, limits)
             if request.kickoff is not None and request.kickoff <= self._time():
                 return "skipped"
@@ -507,7 +507,7 @@ class SmartCache:
 
     def _let_stand(self, request: Request, entry: Entry, life: Lifetime, wall: float) -> None:
         """Keep the judgement of a fresh value for those who ask the same."""
-        if request.ttl is not None or request.stale_for is not None or request.stale_if_error_for is not None:
+        if not entry.is_within(request.ttl, request.stale_for):
             return
         version = self.volatility.version
         named = request.match_id and request.market

@@ -127,6 +127,10 @@ class Entry:
         self.queue = self.newer = self.older = None
         return self
 
+    def is_within(self, ttl: float | None, stale_for: float | None) -> bool:
+        """Whether a caller's limits change nothing about its lifetime, since it was stored with such limits itself."""
+        return (ttl is None or (self.ttl is not None and self.ttl <= ttl)) and stale_for in (None, self.stale_for)
+
     def envelope(self) -> Envelope:
         """What the store is given."""
         return Envelope(

@@ -5,28 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from smartcache.request import MatchContext
 
 __all__ = ["Progress", "Wanted", "Warmed", "warm_all"]
 
+R_co = TypeVar("R_co", covariant=True)
+
 #: Called with how many are done and how many there are, None where that is not known.
 Progress = Callable[[int, int | None], None]
 
 
-class Wanted(NamedTuple):
+class Wanted(NamedTuple, Generic[R_co]):
     """A value to have ready.
 
     Attributes:
         key: its key.
-        compute_fn: called without arguments; what it returns is awaited.
+        compute_fn: called without arguments; the engine awaits what it returns, :class:`SyncCache` does not.
         match_context: what is known about the match.
         tags: the caller's own tags.
     """
 
     key: str
-    compute_fn: Callable[[], Awaitable[Any]]
+    compute_fn: Callable[[], R_co]
     match_context: MatchContext | None = None
     tags: tuple[str, ...] = ()
 
@@ -48,8 +50,8 @@ class Warmed(NamedTuple):
 
 
 async def warm_all(
-    wanted: Iterable[Wanted],
-    warm_one: Callable[[Wanted], Awaitable[Literal["computed", "held", "skipped"]]],
+    wanted: Iterable[Wanted[Awaitable[Any]]],
+    warm_one: Callable[[Wanted[Awaitable[Any]]], Awaitable[Literal["computed", "held", "skipped"]]],
     at_once: int,
     progress: bool | Progress,
 ) -> Warmed:

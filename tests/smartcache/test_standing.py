@@ -167,3 +167,20 @@ async def test_a_copy_is_the_callers_own(
     own["run"] = 99
     assert (await ask()).value is shared
     assert shared == {"run": 1}
+
+
+async def test_a_limit_that_the_value_was_stored_with_lets_it_stand(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model
+) -> None:
+    for asked_for in ("same", "wider", "narrower", "other window"):
+        await cache.get_or_load(asked_for, model, ttl=60)
+    await cache.get_or_load("same", model, ttl=60)
+    await cache.get_or_load("wider", model, ttl=90)
+    await cache.get_or_load("narrower", model, ttl=30)
+    await cache.get_or_load("other window", model, stale_for=10)
+    stands = {entry.key for entry in map(cache._holdings.get, ("same", "wider", "narrower", "other window"))
+              if entry is not None and entry.standing is not None}  # fmt: skip
+    assert stands == {"same", "wider"}
+    clock.advance(50)
+    result = await cache.get_with_intelligence("wider", model)
+    assert (result.strategy, result.ttl, result.expires_in, result.stale_for) == ("serve_fresh", 60, 10, 70)
