@@ -43,7 +43,6 @@ local function put(key, kind, content, ttl)
   elseif kind == 'hash' then redis.call('HSET', key, unpack(content))
   elseif kind == 'zset' then for j = 1, #content, 2 do redis.call('ZADD', key, content[j + 1], content[j]) end
   elseif kind == 'set' then redis.call('SADD', key, unpack(content))
-  elseif kind == 'zset' then redis.call('ZADD', key, unpack(content))
   elseif kind == 'list' then redis.call('RPUSH', key, unpack(content)) end
   if ttl > 0 then redis.call('PEXPIRE', key, ttl) end
 end
@@ -52,11 +51,6 @@ local read = {
   hash = function(key) return redis.call('HGETALL', key) end,
   zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
   set = function(key) return redis.call('SMEMBERS', key) end,
-  zset = function(key)
-    local content = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-    for i = 1, #content, 2 do content[i], content[i + 1] = content[i + 1], content[i] end
-    return content
-  end,
   list = function(key) return redis.call('LRANGE', key, 0, -1) end,
 }
 for _, key in ipairs(KEYS) do
