@@ -1,4 +1,4 @@
-"""A key that nobody holds, asked for by four processes at once; and once more with the process killed that computes it.
+"""A key that nobody holds, asked for by several processes at once, and once more with its owner killed.
 
 Both are done by real processes over one Valkey; see :mod:`benchmarks.cold_caller`.
 """
@@ -28,9 +28,8 @@ from benchmarks.peers import absent
 from benchmarks.turns import FULL, Effort, alternate_whole
 from benchmarks.verdict import Comparison, Row, counted, exactly, measured
 
-__all__ = ["PROCESSES", "Outcome", "ask", "callers_of", "cold_key", "rows"]
+__all__ = ["Outcome", "ask", "callers_of", "cold_key", "rows"]
 
-PROCESSES: Final = 4
 #: Seconds from the start of a compute to the kill.
 _KILL_AFTER: Final = 0.1
 #: Seconds from when all are ready to the common start.
@@ -60,18 +59,18 @@ class Outcome(NamedTuple):
 
 
 @asynccontextmanager
-async def callers_of(cache: Cache, port: int, callers: int, lease: float) -> AsyncIterator[list[Process]]:
+async def callers_of(cache: Cache, port: int, callers: int, effort: Effort) -> AsyncIterator[list[Process]]:
     """The processes, ready to ask; whatever happens they are gone afterwards.
 
     Raises:
         RuntimeError: one ended before it was ready.
     """
-    command = (sys.executable, "-m", "benchmarks.cold_caller", cache.label, port, callers, lease)
+    command = (sys.executable, "-m", "benchmarks.cold_caller", cache.label, port, callers, effort.lease_seconds)
     processes: list[Process] = []
     with TemporaryDirectory() as folder:  # for theirs: a process that is killed leaves them behind
         environment = {**os.environ, "TMPDIR": folder}
         try:
-            for _ in range(PROCESSES):
+            for _ in range(effort.processes):
                 process = await asyncio.create_subprocess_exec(
                     *map(str, command), stdin=PIPE, stdout=PIPE, cwd=_ROOT, env=environment
                 )
@@ -105,7 +104,7 @@ async def end(process: Process) -> None:
 
 
 async def ask(cache: Cache, port: int, key: str, effort: Effort, *, kill_owner: bool) -> Outcome:
-    """Let four processes of so many callers ask for a new key at one instant.
+    """Let the callers of all processes ask for a new key at one instant.
 
     Raises:
         RuntimeError: a process ended that should not have.
@@ -130,7 +129,7 @@ async def ask(cache: Cache, port: int, key: str, effort: Effort, *, kill_owner: 
             raise RuntimeError("a process of callers ended; what it had to say stands above")
         return message
 
-    async with callers_of(cache, port, callers, effort.lease_seconds) as processes:
+    async with callers_of(cache, port, callers, effort) as processes:
         since = time.monotonic() + _NOTICE
         for process in processes:
             assert process.stdin is not None
@@ -144,7 +143,7 @@ async def ask(cache: Cache, port: int, key: str, effort: Effort, *, kill_owner: 
     return Outcome(
         computes,
         max((report["at"] - since for report in reports), default=_PATIENCE),
-        callers * (PROCESSES - kill_owner) - sum(report["answered"] for report in reports),
+        callers * (effort.processes - kill_owner) - sum(report["answered"] for report in reports),
         next((report["wrong"] for report in reports if report["wrong"]), None),
     )
 
@@ -188,12 +187,12 @@ def rows(
             raise RuntimeError(f"{outcome.unanswered:,} callers were not answered; one got {outcome.example}")
     names = {label: noted(label, max(one.unanswered for one in found)) for label, found in outcomes.items()}
     shown = [names.get(label, label) for label in others]
-    asked = f"{effort.callers:,} callers × {PROCESSES} processes, one cold key"
+    asked = f"{effort.callers:,} callers × {effort.processes} processes, one cold key"
     until = "until the last answer"
     if kill_owner:
         asked += ", its owner killed"
         until = "from the kill until the last answer"
-    whole = effort.callers == FULL.callers
+    whole = effort == FULL
     computes = {names[label]: [outcome.computes for outcome in found] for label, found in outcomes.items()}
     seconds = {names[label]: [outcome.seconds for outcome in found] for label, found in outcomes.items()}
     number = counted(f"computes: {asked}", computes, shown, exactly(2 if kill_owner else 1), judged=whole)

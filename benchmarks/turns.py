@@ -26,6 +26,7 @@ class Effort(NamedTuple):
         hits: hits over which memory growth is watched.
         traces: traces replayed for hit ratios; None for all.
         runs: rounds of what is done once and takes seconds.
+        processes: of callers.
         callers: of one process at once.
         lease_seconds: for which a compute has its key to itself.
         zipf_requests: requests drawn from Zipf's distribution.
@@ -37,6 +38,7 @@ class Effort(NamedTuple):
     hits: int
     traces: tuple[str, ...] | None
     runs: int
+    processes: int
     callers: int
     lease_seconds: float
     zipf_requests: int
@@ -49,6 +51,7 @@ FULL: Final = Effort(
     hits=10_000_000,
     traces=None,
     runs=3,
+    processes=4,
     callers=1_000,
     lease_seconds=CacheConfig().lease_seconds,
     zipf_requests=200_000,
@@ -61,6 +64,7 @@ QUICK: Final = Effort(
     hits=20_000,
     traces=("web12",),
     runs=1,
+    processes=2,
     callers=50,
     lease_seconds=1.0,
     zipf_requests=500,

