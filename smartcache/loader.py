@@ -224,7 +224,8 @@ class Loader:
             await before.landed()
         flight.started = True
         try:
-            entry = await self._in_time(request, self._get(flight, request, held, keep=keep))
+            work = self._get(flight, request, held, keep=keep)
+            entry = await (work if request.compute_timeout is None else self._in_time(request, work))
         except Exception as error:
             self._let_rest(request.key)
             self._holdings.board.leave(request.key, flight)
@@ -268,7 +269,9 @@ class Loader:
                 if isinstance(found, Entry):
                     return found
                 begun = found
-        renewal = None if store is None else self._spawn(self._renew(store, request.key, token))
+        renewal = None
+        if store is not None:
+            renewal = _Renewal(self._config.lease_seconds / 3, self._spawn, self.renew(store, request.key, token))
         leased = begun is not None
         try:
             began = self._clock.monotonic()
@@ -310,7 +313,7 @@ class Loader:
             raise
         finally:
             if renewal is not None:
-                renewal.cancel()
+                renewal.end()
             if leased and store is not None:
                 self._spawn(self._release(store, request.key, token))
 
@@ -463,14 +466,15 @@ class Loader:
     def _hard_timeout(self, request: Request) -> float:
         return self._config.hard_timeout if request.hard_timeout is None else request.hard_timeout
 
-    async def _renew(self, store: Store, key: str, token: str) -> None:
+    async def renew(self, store: Store, key: str, token: str) -> None:
+        """Prolong a lease, now and again, until it is lost."""
         while True:
-            await asyncio.sleep(self._config.lease_seconds / 3)
             try:
                 if not await store.renew(key, token):
                     return
             except StoreUnavailableError:
-                continue
+                pass  # the next time may be in time
+            await asyncio.sleep(self._config.lease_seconds / 3)
 
     async def _release(self, store: Store, key: str, token: str) -> None:
         try:
@@ -532,6 +536,32 @@ class Loader:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+class _Renewal:
+    """Keeps a lease while a compute runs. Most computes end before the first renewal is due, and cost a timer."""
+
+    def __init__(
+        self,
+        after: float,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        work: Coroutine[Any, Any, None],
+    ) -> None:
+        self._spawn = spawn
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._due = asyncio.get_running_loop().call_later(after, self._start)
+
+    def _start(self) -> None:
+        self._task = self._spawn(self._work)
+
+    def end(self) -> None:
+        """The compute has ended."""
+        self._due.cancel()
+        if self._task is None:
+            self._work.close()
+        else:
+            self._task.cancel()
 
 
 def least(one: float | None, other: float | None) -> float | None:
