@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import Context
 from queue import SimpleQueue
 from types import TracebackType
@@ -348,13 +348,26 @@ class Workers:
         while (job := self._line.get()) is not None:
             if job.take():
                 self._run(job)
-            with self._lock:
-                self._busy -= 1
+            else:
+                self._rest()
             del job  # an idle worker keeps nothing alive
+
+    def _rest(self) -> None:
+        with self._lock:
+            self._busy -= 1
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        # Over before the loop is told, so that whoever hears of it finds the worker free.
+        try:
+            with self._context():
+                yield
+        finally:
+            self._rest()
 
     def _run(self, job: Job) -> None:
         try:
-            error: BaseException | None = Context().run(job.run, self._context)
+            error: BaseException | None = Context().run(job.run, self._at_work)
         except BaseException as raised:  # the loop has been told, and the thread goes on
             error = raised
         if error is not None:

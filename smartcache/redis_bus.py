@@ -8,6 +8,7 @@ was missed. Two threads do the work, so that it goes on whatever the application
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - for host names; a child forked while a thread imports it could never connect
 import logging
 import math
 import threading

@@ -127,6 +127,23 @@ assert os.waitpid(child, 0)[1] == 0
     assert done.returncode == 0, done.stderr
 
 
+def test_no_thread_is_left_to_import_what_it_connects_with() -> None:
+    """A child that was forked meanwhile would wait for that import for ever."""
+    program = """
+import sys
+from smartcache import CacheConfig, SmartCacheEnhanced
+cache = SmartCacheEnhanced(CacheConfig(redis_url="redis://127.0.0.1:1"))
+before = set(sys.modules)
+cache.update_vix_snapshot("7:btts:yes:", 2.0)
+cache._bus.wait_until_tried(10)
+assert cache._bus.connected is False
+imported = {name for name in set(sys.modules) - before if not name.startswith("traceback")}
+assert not imported, imported
+"""
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_address_that_cannot_be_used_is_named_at_the_start() -> None:
     for address in ("redis://127.0.0.1:abc/0", "redis://127.0.0.1/?no_such_option=1"):
         done = run(

@@ -419,6 +419,7 @@ def test_a_refresh_that_fails_is_told_in_the_log(
         assert sync.get_or_load(KEY, model) == {"run": 1}
         eventually(lambda: "outside of application context" in caplog.text)
     assert f"'{KEY}' failed in a worker thread" in caplog.text
+    eventually(lambda: sync.engine.metrics.get_stats()["swr_background_error"] == 1)
     model.error = None
     clock.advance(10)
     sync.get_or_load(KEY, model)
@@ -445,6 +446,13 @@ def test_with_a_soft_timeout_a_worker_runs_it_so_that_the_caller_can_be_let_go(
     assert sync.get_many([KEY], lambda keys: dict.fromkeys(keys, model()), soft_timeout=0.05) == {KEY: {"run": 2}}
     model.gate.set()
     eventually(lambda: sync.get_or_load(KEY, model) == {"run": 3})
+
+
+def test_what_led_to_a_compute_is_not_what_it_could_be_let_go_with(sync: SyncCache, clock: VirtualClock) -> None:
+    sync.get_or_load("outer", int)
+    clock.advance(700)
+    ran_in = sync.get_or_load("outer", lambda: sync.get_or_load("inner", threading.get_ident, soft_timeout=5))
+    assert ran_in == threading.get_ident()
 
 
 def test_a_busy_pool_keeps_nobody_from_running_it_himself(
@@ -523,6 +531,10 @@ def test_hits_in_memory_need_no_other_thread(cache: SmartCacheEnhanced, clock: V
         assert sync.get_or_load(KEY, model) == {"run": 1}  # from here on this judgement stands
         clock.advance(30)
         assert sync.get_or_load(KEY, model, ttl=20, stale_for=0) == {"run": 2}, "a narrower limit is judged anew"
+        assert [sync.get_or_load(KEY, model, ttl=20, stale_for=0) for _ in range(2)] == [{"run": 2}] * 2
+        assert sync.get_or_load(KEY, model, tags=["x"]) == {"run": 3}, "the held one cannot be retired by the tag"
+        assert [sync.get_or_load(KEY, model, tags=["x"]) for _ in range(2)] == [{"run": 3}] * 2
+        assert sync.get_with_intelligence(KEY, model, force_refresh=True).value == {"run": 4}
 
 
 def test_a_copy_is_ones_own_when_it_was_computed_too(sync: SyncCache) -> None:
@@ -909,9 +921,14 @@ def test_what_was_handed_over_and_not_begun_is_passed_on(loop_thread: LoopThread
     loop_thread.post(torn_away._let_go)  # its thread does not come to look
     eventually(lambda: model.runs == 1)
     answered: Call[str] = Call()
+    model.hold()
     assert loop_thread.begin(answered, in_a_hurry)
     eventually(lambda: model.runs == 2)
     assert [type(answered._inbox.get()) for _ in range(2)] == [Job, Outcome]
+    loop_thread.post(answered._let_go)  # the answer does not reach its thread; what a worker runs is not its own
+    model.gate.set()
+    eventually(computing[1].done)
+    assert computing[1].result() == {"run": 2}
     assert [thread.name for thread in model.threads] == [WORKER, WORKER]
 
 
