@@ -3,33 +3,34 @@
 Every process that records keeps one file there (:mod:`smartcache.metrics` writes it). What was read from a file once
 stays counted, whatever becomes of it: a sum that shrank would look like a restart to Prometheus, and turn ten requests
 a second into thousands.
+
+All counts of a file are taken as one long number in base 2**64: adding two adds them cell by cell, and in a difference
+the upper bits of a cell tell whether its count fell. So files of one layout are judged and added in a few operations
+each, and decoded once.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from operator import le
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from smartcache.catalogue import FAMILY
-from smartcache.metrics import MAGIC, SUFFIX, cells_start
-from smartcache.snapshot import Decoder, HistogramValue, Samples, Snapshot, add_up
+from smartcache.metrics_file import SUFFIX, TornError, cells_start, parse_header
+from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, ticks
 
 __all__ = ["MetricsFiles", "Reading", "State"]
 
 State = Literal["live", "dead", "unreadable"]
 
 _LOG: Final = logging.getLogger(__name__)
-_FIXED: Final = len(MAGIC) + 8
-#: Beyond this a count is no longer exact on the page. No process gets there, but garbage does.
-_PLAUSIBLE: Final = 2**53
 
 
 class Reading(NamedTuple):
@@ -59,6 +60,7 @@ class MetricsFiles:
     def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.directory: Final = directory
         self._monotonic = monotonic
+        self._layouts: dict[bytes, Decoder] = {}
         self._files: dict[str, _File] = {}
         self._errors_total = 0
         self._trouble = ""
@@ -72,51 +74,66 @@ class MetricsFiles:
             try:
                 for name in self._names():
                     if name not in self._files:
-                        self._files[name] = _File(self.directory / name)
+                        self._files[name] = _File(self.directory / name, self._layouts)
                 self._trouble = ""
             except OSError as error:
                 errors += 1
                 if self._trouble != str(error):
                     _LOG.warning("%s; what its files last said stays counted", error)
                     self._trouble = str(error)
-            shares = []
-            # By name, whatever their state: see add_up.
-            for _, file in sorted(self._files.items()):
-                if state := file.read(self._monotonic()):
+            now = self._monotonic()
+            for file in self._files.values():
+                if state := file.read():
                     states[state] += 1
                     errors += state == "unreadable"
-                shares.append(file.share)
             self._errors_total += errors
-            return Reading(add_up(shares), states, errors, self._errors_total)
+            return Reading(add_up(_shares(self._files.values(), now)), states, errors, self._errors_total)
 
     def _names(self) -> list[str]:
         with os.scandir(self.directory) as entries:
             return [entry.name for entry in entries if entry.name.endswith(SUFFIX)]
 
 
-class _TornError(ValueError):
-    """The content of a file is not what its process wrote."""
+def _shares(files: Iterable[_File], now: float) -> Iterable[Samples]:
+    """What the files say: their counts, those of one layout added cell by cell, and the gauges of each."""
+    alike: dict[Decoder, list[_File]] = {}
+    for file in files:
+        if file.decoder is not None:
+            alike.setdefault(file.decoder, []).append(file)
+            if file.gauges:
+                yield file.decoder.current(file.gauges, now)
+    for decoder, group in alike.items():
+        content = sum(file.counts for file in group).to_bytes(8 * decoder.counts, "little")
+        counts = memoryview(content).cast("q").tolist()
+        yield decoder.accumulated(counts, [*map(sum, zip(*(file.sums for file in group), strict=True))])
 
 
 class _File:
     """One file, and what it last said.
 
     Attributes:
-        share: what it adds to the sum; only what accumulates, unless its process was seen alive just now.
+        decoder: what its cells mean; None until it could be read.
+        counts: its counts, as one long number.
+        sums: its sums in ticks.
+        gauges: the cells after them; nothing unless its process was seen alive just now.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, layouts: dict[bytes, Decoder]) -> None:
         self._path = path
+        self._layouts = layouts
         self._header = b""
-        self._decoder: Decoder | None = None
         self._final: tuple[int, ...] | None = None
         self._trouble = ""
-        self.share: Samples = {}
+        self.decoder: Decoder | None = None
+        self.counts = 0
+        self.sums: list[int] = []
+        self.gauges = b""
 
-    def read(self, now: float) -> State | None:
-        """Bring ``share`` up to date; None when there is no such file (any more)."""
+    def read(self) -> State | None:
+        """Bring it up to date; None when there is no such file (any more)."""
+        self.gauges = b""
         try:
-            state = self._read(now)
+            state = self._read()
             self._trouble = ""
         except FileNotFoundError:
             self._final = None
@@ -127,11 +144,9 @@ class _File:
                 _LOG.warning("%s cannot be read and counts with what it last said: %s", self._path, trouble)
                 self._trouble = trouble
             state = "unreadable"
-        if state != "live":
-            self.share = _accumulated(self.share)
         return state
 
-    def _read(self, now: float) -> State:
+    def _read(self) -> State:
         if self._final is not None and self._final == _signature(self._path.stat()):
             return "dead"
         self._final = None
@@ -140,28 +155,47 @@ class _File:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise _TornError("not a regular file")
+                raise TornError("not a regular file")
             # Asked before the cells are read: of a dead process nothing more can come.
             state: State = "live" if _is_locked(fd) else "dead"
-            self.share = self._decode(os.pread(fd, status.st_size, 0), now)
+            gauges = self._take(os.pread(fd, status.st_size, 0))
         finally:
             os.close(fd)
-        if state == "dead":
+        if state == "live":
+            self.gauges = gauges
+        else:
             self._final = _signature(status)
         return state
 
-    def _decode(self, content: bytes, now: float) -> Samples:
-        header, decoder = self._header, self._decoder
-        if decoder is None or not content.startswith(header):
-            header, decoder = _parse(content)
-        start = cells_start(len(header))
-        cells = content[start : start + 8 * decoder.cells]
-        if len(cells) != 8 * decoder.cells:
-            raise _TornError(f"{len(cells)} bytes of cells where its header says {8 * decoder.cells}")
-        samples = decoder.decode(cells, now).samples
-        _check_growth(self.share, samples)
-        self._header, self._decoder = header, decoder
-        return samples
+    def _take(self, content: bytes) -> bytes:
+        """Take in what accumulates, if all of it has only grown; return the cells of the gauges."""
+        header, decoder = self._header, self.decoder
+        if decoder is None:
+            header, description = parse_header(content)
+            decoder = self._layouts.get(header)
+            if decoder is None:
+                decoder = self._layouts[header] = Decoder(description)
+        elif not content.startswith(header):
+            raise TornError("its header has changed")
+        start = cells_start(header)
+        end = start + 8 * decoder.cells
+        if len(content) < end:
+            raise TornError(f"{len(content)} bytes where its header says {end}")
+        sums_start, gauges_start = start + 8 * decoder.counts, start + 8 * decoder.sums
+        counts = int.from_bytes(content[start:sums_start], "little")
+        if (counts - self.counts) & _too_many(decoder.counts):
+            raise TornError("counts fell, or grew beyond measure")
+        sums = [ticks(total) for total in memoryview(content[sums_start:gauges_start]).cast("d")]
+        if not all(map(le, self.sums or [0] * len(sums), sums)):
+            raise TornError("sums of seconds fell")
+        self._header, self.decoder, self.counts, self.sums = header, decoder, counts, sums
+        return content[gauges_start:end]
+
+
+@cache
+def _too_many(cells: int) -> int:
+    """The bits of so many cells that no count reaches, but garbage does; one that fell borrows from them."""
+    return int.from_bytes(b"\0\0\0\0\0\0\xff\xff" * cells, "little")
 
 
 def _signature(status: os.stat_result) -> tuple[int, ...]:
@@ -176,36 +210,3 @@ def _is_locked(fd: int) -> bool:
         return True
     fcntl.flock(fd, fcntl.LOCK_UN)
     return False
-
-
-def _parse(content: bytes) -> tuple[bytes, Decoder]:
-    if not content.startswith(MAGIC):
-        raise _TornError(f"does not begin with {MAGIC.decode()}")
-    end = _FIXED + int.from_bytes(content[len(MAGIC) : _FIXED], "little")
-    if end > len(content):
-        raise _TornError(f"its header ends at byte {end} of {len(content)}")
-    return content[:end], Decoder(json.loads(content[_FIXED:end]))
-
-
-def _accumulated(samples: Samples) -> Samples:
-    """What is left when the process has ended: counters and histograms."""
-    return {name: values for name, values in samples.items() if FAMILY[name].kind != "gauge"}
-
-
-def _check_growth(before: Samples, after: Samples) -> None:
-    """What accumulates must not be less than it was, nor absurd."""
-    for name, samples in _accumulated(after).items():
-        held = before.get(name, {})
-        for labels, value in samples.items():
-            least = held.get(labels)
-            if isinstance(value, HistogramValue):
-                counts, total = (least.counts, least.ticks) if least else ((0,) * len(value.counts), 0)
-                grew = total <= value.ticks and all(map(_in_order, counts, value.counts))
-            else:
-                grew = _in_order(least or 0, value)
-            if not grew:
-                raise _TornError(f"{name}{labels} went from {least or 0} to {value}")
-
-
-def _in_order(less: int, more: int) -> bool:
-    return less <= more < _PLAUSIBLE

@@ -29,10 +29,10 @@ WRITER = """if True:
     print(metrics.path, flush=True)
     for line in sys.stdin:
         times, outcome, zone, market, status, competition = json.loads(line)
-        values = {"outcome": outcome, "zone": zone, "market": market, "status": status, "competition": competition}
-        cell = sum(metrics.layout.position(axis, value) for axis, value in values.items())
+        cells = metrics.layout.cells_of(outcome, zone, market, status, competition)
+        strategy = STRATEGIES.index(OUTCOME[outcome].strategy)
         for _ in range(times):
-            metrics.recorder.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), 0.25, SystemClock().monotonic())
+            metrics.recorder.request(cells, strategy, 0.25, SystemClock().monotonic())
         metrics.counter("smartcache_computes_total", outcome="success").add(times)
         metrics.gauge("smartcache_memory_entries").add(times)
         print("done", flush=True)

@@ -356,10 +356,9 @@ class Directory(RuleBasedStateMachine):
         recorder = self.choose(data, live=True)
         if recorder:
             values = {"outcome": outcome, "zone": zone, "market": market, "status": status, "competition": competition}
-            layout = recorder.metrics.layout
-            cell = sum(layout.position(axis, value) for axis, value in values.items())
+            cells = recorder.metrics.layout.cells_of(**values)
             for _ in range(times):
-                recorder.metrics.recorder.request(cell, STRATEGIES.index(OUTCOME[outcome].strategy), times / 64, 0.0)
+                recorder.metrics.recorder.request(cells, STRATEGIES.index(OUTCOME[outcome].strategy), times / 64, 0.0)
             recorder.counted.update(expected_of(**values) * times)
 
     @rule(data=st.data())

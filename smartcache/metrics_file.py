@@ -1,0 +1,50 @@
+"""The file in which a process keeps its metrics memory.
+
+It begins with :data:`MAGIC`, the length of the header and the header's CRC-32 (4 bytes each, little endian), and the
+header: the layout of the memory as JSON. The cells follow on a page of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["MAGIC", "SUFFIX", "TornError", "cells_start", "pack_header", "parse_header"]
+
+MAGIC: Final = b"SMCACHE1"
+SUFFIX: Final = ".metrics"
+_FIXED: Final = len(MAGIC) + 8
+_PAGE: Final = 4096
+
+
+class TornError(ValueError):
+    """The content of a file is not what its process wrote."""
+
+
+def pack_header(description: Mapping[str, Any]) -> bytes:
+    """What stands before the cells, :meth:`Layout.describe` told; files of one layout begin alike."""
+    text = json.dumps(description).encode()
+    return MAGIC + len(text).to_bytes(4, "little") + zlib.crc32(text).to_bytes(4, "little") + text
+
+
+def parse_header(content: bytes) -> tuple[bytes, dict[str, Any]]:
+    """What stands before the cells, as it is and as the layout it describes.
+
+    Raises:
+        TornError: it is no such header.
+    """
+    if not content.startswith(MAGIC):
+        raise TornError(f"does not begin with {MAGIC.decode()}")
+    size, checksum = (int.from_bytes(content[at : at + 4], "little") for at in (len(MAGIC), len(MAGIC) + 4))
+    text = content[_FIXED : _FIXED + size]
+    if len(text) != size or zlib.crc32(text) != checksum:
+        raise TornError("its header is not whole")
+    description: dict[str, Any] = json.loads(text)
+    return content[: _FIXED + size], description
+
+
+def cells_start(header: bytes) -> int:
+    """The byte at which the cells begin."""
+    return -(-len(header) // _PAGE) * _PAGE
