@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_page
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -70,12 +71,18 @@ def create_app(directory: Path) -> Starlette:
     registry.register(CacheCollector(files))
 
     # Reading and writing the page is work for a thread: an app that mounts this one must go on answering.
+    async def answer(accept: str, request: Request) -> Response:
+        accept_encoding = request.headers.get("accept-encoding", "")
+        response = await run_in_threadpool(page, registry, accept, accept_encoding)
+        if files.to_fold:
+            response.background = BackgroundTask(files.fold)  # nobody waits for the disk
+        return response
+
     async def metrics(request: Request) -> Response:
-        headers = request.headers
-        return await run_in_threadpool(page, registry, headers.get("accept", ""), headers.get("accept-encoding", ""))
+        return await answer(request.headers.get("accept", ""), request)
 
     async def text_metrics(request: Request) -> Response:
-        return await run_in_threadpool(page, registry, "text/plain", request.headers.get("accept-encoding", ""))
+        return await answer("text/plain", request)
 
     async def stats(_: Request) -> Response:
         snapshot = (await run_in_threadpool(files.read)).snapshot

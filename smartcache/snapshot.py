@@ -7,13 +7,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from operator import add
+from operator import add, le
 from typing import Any, Final, NamedTuple
 
 from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 
-__all__ = ["Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "ticks", "totals"]
+__all__ = [
+    "Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "grew", "sorted_anew",
+    "ticks", "totals",
+]  # fmt: skip
 
 #: Sums of seconds are added up as whole numbers of this part of a second, exactly: floats lose a last bit that depends
 #: on the order, and a sum that steps back by that bit reads as a counter that began anew.
@@ -161,7 +164,7 @@ class Decoder:
                 if missing > 0:  # committed, and not sorted into a bucket; see the layout
                     buckets = [*buckets[:-1], buckets[-1] + missing]
             samples[name][labels] = HistogramValue(
-                _sorted_anew(buckets, edges, FAMILY[name].buckets), sums[total - self.counts]
+                sorted_anew(buckets, edges, FAMILY[name].buckets), sums[total - self.counts]
             )
         return samples
 
@@ -242,7 +245,7 @@ class Decoder:
         return committed
 
 
-def _sorted_anew(counts: Sequence[int], edges: Sequence[float], into: Sequence[float]) -> tuple[int, ...]:
+def sorted_anew(counts: Sequence[int], edges: Sequence[float], into: Sequence[float]) -> tuple[int, ...]:
     """Bucket counts under the edges of this version, if another one wrote them: each goes to the next edge up."""
     if tuple(edges) == into:
         return tuple(counts)
@@ -270,6 +273,25 @@ def add_up(parts: Iterable[Samples]) -> Snapshot:
                 else:
                     into[labels] = max(held, value) if family.combine == "max" else min(held, value)
     return Snapshot(dict(merged))
+
+
+def grew(before: Samples, after: Samples) -> bool:
+    """Whether no counter and no histogram of ``before`` is less, or gone, in ``after``."""
+
+    def least(held: Any, value: Any) -> bool:
+        if isinstance(held, HistogramValue):
+            return (
+                isinstance(value, HistogramValue)
+                and held.ticks <= value.ticks
+                and all(map(le, held.counts, value.counts))
+            )
+        return held <= value  # type: ignore[no-any-return]
+
+    return all(
+        labels in after.get(name, {}) and least(held, after[name][labels])
+        for name, samples in before.items()
+        for labels, held in samples.items()
+    )
 
 
 class Totals(NamedTuple):

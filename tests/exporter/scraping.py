@@ -87,9 +87,14 @@ class Scraper:
     """One exporter, asked again and again; it notices a counter that steps back."""
 
     def __init__(self, directory: Path) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(CacheCollector(MetricsFiles(directory)))
+        self._directory = directory
         self._counters: Page = {}
+        self.exporter_restarts()
+
+    def exporter_restarts(self) -> None:
+        """Forget what the exporter knows, and remember what it said."""
+        self._registry = CollectorRegistry()
+        self._registry.register(CacheCollector(MetricsFiles(self._directory)))
 
     def scrape(self) -> Page:
         page: Page = {}
