@@ -2,7 +2,8 @@
 
 Every process that records keeps one file there (:mod:`smartcache.metrics` writes it), and what ended ones counted is
 folded into one more (:mod:`exporter.ended`). What was read once stays counted, whatever becomes of the file: a sum that
-shrank would look like a restart to Prometheus, and turn ten requests a second into thousands.
+shrank would look like a restart to Prometheus, and turn ten requests a second into thousands. A file that cannot be
+read, and has not been since this reader began, may have counted on pages of an earlier one: then no sum is known.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 from exporter import ended
 from exporter.ended import Ended
 from exporter.reading import File, shares, signature
-from smartcache.metrics_file import SUFFIX, TornError
+from smartcache.metrics_file import SUFFIX, TornError, is_name
 from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew
 
 __all__ = ["MetricsFiles", "Reading", "State"]
@@ -36,12 +37,15 @@ class Reading(NamedTuple):
     Attributes:
         snapshot: all processes added up.
         states: how many processes are in each state; those that ended are counted for as long as their share is.
+        complete: whether every part is counted, if only with what it last said; otherwise the counters and histograms
+            may be less than they were once.
         errors: parts that could not be read this time.
         errors_total: the same, since this reader began.
     """
 
     snapshot: Snapshot
     states: Mapping[State, int]
+    complete: bool
     errors: int
     errors_total: int
 
@@ -66,6 +70,7 @@ class MetricsFiles:
         self._ended: Ended | None = None
         self._ended_signature: tuple[int, ...] = ()
         self._lost: list[Samples] = []
+        self._listed = False
         self._errors_total = 0
         self._troubles: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -81,15 +86,17 @@ class MetricsFiles:
             self._errors_total += errors
             parts = [*self._lost, *shares(self._files.values(), self._monotonic())]
             count: dict[State, int] = {"live": 0, "dead": 0, "unreadable": 0}
+            complete = self._listed and (self._ended is not None or ended.NAME not in self._troubles)
             self.to_fold = False
             for name, file in self._files.items():
                 if state := states[name]:
                     count[state] += 1
+                    complete &= file.decoder is not None or not is_name(name)
                     self.to_fold |= state == "dead" and file.decoder is not None and file.decoder.familiar
             if self._ended is not None:
                 parts.append(self._ended.samples)
                 count["dead"] += self._ended.folded
-            return Reading(add_up(parts), count, errors, self._errors_total)
+            return Reading(add_up(parts), count, complete, errors, self._errors_total)
 
     def fold(self) -> None:
         """Fold the files of ended processes into one, unless somebody else is at it."""
@@ -108,6 +115,7 @@ class MetricsFiles:
         except OSError as error:
             self._say("list", f"{self.directory} cannot be read; what its files last said stays counted", error)
             return 1
+        self._listed = True
         self._troubles.pop("list", None)
         for name in set(names).difference(self._files, folded):
             self._files[name] = File(self.directory / name, self._layouts)

@@ -14,7 +14,6 @@ import fcntl
 import mmap
 import os
 import random
-import secrets
 import threading
 import warnings
 import weakref
@@ -26,7 +25,7 @@ from typing import Any, Final, TypeVar
 from smartcache.catalogue import CATEGORIES, FAMILY, STATISTIC, STRATEGIES
 from smartcache.clock import Clock, SystemClock
 from smartcache.layout import Layout, Series
-from smartcache.metrics_file import SUFFIX, cells_start, pack_header
+from smartcache.metrics_file import cells_start, new_name, pack_header
 from smartcache.recorder import Recorder
 from smartcache.snapshot import Decoder, Snapshot, Totals, derive, totals
 from smartcache.tags import MARKETS
@@ -300,7 +299,7 @@ class CacheMetrics:
         start = cells_start(header)
         size = start + 8 * self.layout.cells
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{secrets.token_hex(8)}{SUFFIX}"
+        path = directory / new_name()
         unfinished = path.with_suffix(".new")
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:

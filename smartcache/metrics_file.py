@@ -7,11 +7,13 @@ header: the layout of the memory as JSON. The cells follow on a page of their ow
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["MAGIC", "SUFFIX", "TornError", "cells_start", "pack_header", "parse_header"]
+__all__ = ["MAGIC", "SUFFIX", "TornError", "cells_start", "is_name", "new_name", "pack_header", "parse_header"]
 
 MAGIC: Final = b"SMCACHE1"
 SUFFIX: Final = ".metrics"
@@ -21,6 +23,16 @@ _PAGE: Final = 4096
 
 class TornError(ValueError):
     """The content of a file is not what its process wrote."""
+
+
+def new_name() -> str:
+    """A name for a file; random, since process ids repeat from container to container."""
+    return secrets.token_hex(8) + SUFFIX
+
+
+def is_name(name: str) -> bool:
+    """Whether a process may have given its file this name."""
+    return re.fullmatch(rf"[0-9a-f]{{16}}{re.escape(SUFFIX)}", name) is not None
 
 
 def pack_header(description: Mapping[str, Any]) -> bytes:
