@@ -289,7 +289,8 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f"sum by (job) ({_lowest('smartcache_processes', state='unreadable')}) > 0",
             "15s",
             "Metrics files cannot be read",
-            "Metrics files that cannot be read: {{ $value }}. What their processes count is missing from every series.",
+            "Metrics files that cannot be read: {{ $value }}. What they count stands still, or every counter is off "
+            "the page.",
         ),
         Alert(
             "SmartCacheNoLiveProcess", "warning", "exporter",

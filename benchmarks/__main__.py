@@ -19,7 +19,7 @@ from benchmarks.memory_growth import memory_growth
 from benchmarks.memory_hits import memory_hit, memory_hit_with_odds, metrics_on
 from benchmarks.peers import absent
 from benchmarks.recording import recording
-from benchmarks.scrape import scrape
+from benchmarks.scraping import scrape
 from benchmarks.store_hits import store_hit, store_hits_64
 from benchmarks.turns import FULL, QUICK, Effort
 from benchmarks.verdict import Row, table, unmet
@@ -32,6 +32,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "memory-hit-odds": memory_hit_with_odds,
     "metrics-on": metrics_on,
     "recording": recording,
+    "scrape": scrape,
     "store-hits-64": store_hits_64,
     "store-hit": store_hit,
     "hit-ratio": hit_ratio,

@@ -196,7 +196,7 @@ class Deaf:
 class DeafRecorder(Recorder):
     """Counts no request."""
 
-    def request(self, cell: int, strategy: int, seconds: float, now: float) -> None:
+    def request(self, cells: tuple[int, ...], strategy: int, seconds: float, now: float) -> None:
         """Count nothing."""
 
     def fresh_hit(self, cell: int, zone: str, age: float, start: float, end: float) -> None:

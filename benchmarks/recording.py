@@ -40,14 +40,8 @@ _SERVED_AGE: Final = "smartcache_served_age_seconds"
 
 def ours(metrics: CacheMetrics) -> Turn:
     """As the engine does it: one call, the joint cell worked out beforehand, as prometheus-client's label sets are."""
-    layout = metrics.layout
-    cell = sum(
-        layout.position(axis, value)
-        for axis, value in {
-            "outcome": "fresh_memory", "zone": "active", "status": "normal", "competition": COMPETITION,
-        }.items()
-    )  # fmt: skip
-    cells = cycle([cell + layout.position("market", market) for market in MARKETS])
+    ways = [metrics.layout.cells_of("fresh_memory", "active", market, "normal", COMPETITION) for market in MARKETS]
+    cells = cycle([cell for (cell,) in ways])
     fresh_hit = metrics.recorder.fresh_hit
 
     async def turn(times: int) -> None:

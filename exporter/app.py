@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import html
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_page
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -21,7 +25,7 @@ from exporter.files import MetricsFiles
 from smartcache.errors import ConfigError
 from smartcache.snapshot import derive, totals
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "page"]
 
 _PAGES: Final = {
     "metrics": "for Prometheus: text, or OpenMetrics if asked for",
@@ -29,6 +33,21 @@ _PAGES: Final = {
     "api/v1/cache/stats": "the 35 statistics as JSON, all processes together",
     "healthz": "whether this exporter answers",
 }
+
+
+def page(registry: CollectorRegistry, accept: str, accept_encoding: str) -> Response:
+    """A registry's page as the headers of a request ask for it: text or OpenMetrics, compressed or not."""
+    encode, content_type = choose_encoder(accept)
+    if content_type.startswith("application/openmetrics-text"):
+        # Names that the escaping would change there are none here, and looking for them letter by letter takes longer
+        # than the rest of the page.
+        encode = partial(openmetrics_page, escaping=ALLOWUTF8)
+    body = encode(registry)
+    headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+    if gzip_accepted(accept_encoding):
+        body = gzip.compress(body, compresslevel=6)
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, headers=headers)
 
 
 def create_app(directory: Path) -> Starlette:
@@ -51,22 +70,19 @@ def create_app(directory: Path) -> Starlette:
     registry = CollectorRegistry()
     registry.register(CacheCollector(files))
 
-    def page(accept: str, accept_encoding: str) -> Response:
-        encode, content_type = choose_encoder(accept)
-        body = encode(registry)
-        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if gzip_accepted(accept_encoding):
-            body = gzip.compress(body, compresslevel=6)
-            headers["Content-Encoding"] = "gzip"
-        return Response(body, headers=headers)
-
     # Reading and writing the page is work for a thread: an app that mounts this one must go on answering.
+    async def answer(accept: str, request: Request) -> Response:
+        accept_encoding = request.headers.get("accept-encoding", "")
+        response = await run_in_threadpool(page, registry, accept, accept_encoding)
+        if files.to_fold:
+            response.background = BackgroundTask(files.fold)  # nobody waits for the disk
+        return response
+
     async def metrics(request: Request) -> Response:
-        headers = request.headers
-        return await run_in_threadpool(page, headers.get("accept", ""), headers.get("accept-encoding", ""))
+        return await answer(request.headers.get("accept", ""), request)
 
     async def text_metrics(request: Request) -> Response:
-        return await run_in_threadpool(page, "text/plain", request.headers.get("accept-encoding", ""))
+        return await answer("text/plain", request)
 
     async def stats(_: Request) -> Response:
         snapshot = (await run_in_threadpool(files.read)).snapshot

@@ -48,10 +48,14 @@ class CacheCollector(Collector):
         return (_metric(family, {}) for family in FAMILIES)
 
     def collect(self) -> Iterator[Metric]:
-        """The whole page. A file that cannot be read counts as before, and the last families say so."""
+        """The whole page.
+
+        A file that cannot be read counts as before; where that is not known, counters and histograms are left off,
+        since they must not step back. The last families say so.
+        """
         began = time.perf_counter()
         reading = self._files.read()
-        yield from families(reading.snapshot)
+        yield from families(reading.snapshot, reading.complete)
 
         def own(name: str, samples: Mapping[tuple[str, ...], float]) -> Metric:
             return _metric(FAMILY[name], samples)
@@ -63,10 +67,10 @@ class CacheCollector(Collector):
         yield own("smartcache_exporter_scrape_duration_seconds", {(): time.perf_counter() - began})
 
 
-def families(snapshot: Snapshot) -> Iterator[Metric]:
-    """Every family that processes record; one that is absent when idle may come without samples."""
+def families(snapshot: Snapshot, complete: bool = True) -> Iterator[Metric]:
+    """Every family that processes record, or the gauges alone; one that is absent when idle may have no samples."""
     for family in FAMILIES:
-        if not family.by_exporter:
+        if not family.by_exporter and (complete or family.kind == "gauge"):
             samples = snapshot.samples.get(family.name) or _NOTHING.samples.get(family.name, {})
             yield _metric(family, samples)
 

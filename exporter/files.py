@@ -1,35 +1,34 @@
 """The metrics files of a directory: read, judged, and remembered.
 
-Every process that records keeps one file there (:mod:`smartcache.metrics` writes it). What was read from a file once
-stays counted, whatever becomes of it: a sum that shrank would look like a restart to Prometheus, and turn ten requests
-a second into thousands.
+Every process that records keeps one file there (:mod:`smartcache.metrics` writes it), and what ended ones counted is
+folded into one more (:mod:`exporter.ended`). What was read once stays counted, whatever becomes of the file: a sum that
+shrank would look like a restart to Prometheus, and turn ten requests a second into thousands. A file that cannot be
+read, and has not been since this reader began, may have counted on pages of an earlier one: then no sum is known.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-from smartcache.catalogue import FAMILY
-from smartcache.metrics import MAGIC, SUFFIX, cells_start
-from smartcache.snapshot import Decoder, HistogramValue, Samples, Snapshot, add_up
+from exporter import ended
+from exporter.ended import Ended
+from exporter.reading import File, shares, signature
+from smartcache.metrics_file import SUFFIX, TornError, is_name
+from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew
 
 __all__ = ["MetricsFiles", "Reading", "State"]
 
 State = Literal["live", "dead", "unreadable"]
 
 _LOG: Final = logging.getLogger(__name__)
-_FIXED: Final = len(MAGIC) + 8
-#: Beyond this a count is no longer exact on the page. No process gets there, but garbage does.
-_PLAUSIBLE: Final = 2**53
+#: Whatever is wrong with one file must not cost the others their page.
+_TROUBLE: Final = (OSError, LookupError, TypeError, ValueError)
 
 
 class Reading(NamedTuple):
@@ -37,13 +36,16 @@ class Reading(NamedTuple):
 
     Attributes:
         snapshot: all processes added up.
-        states: how many files are in each state.
+        states: how many processes are in each state; those that ended are counted for as long as their share is.
+        complete: whether every part is counted, if only with what it last said; otherwise the counters and histograms
+            may be less than they were once.
         errors: parts that could not be read this time.
         errors_total: the same, since this reader began.
     """
 
     snapshot: Snapshot
     states: Mapping[State, int]
+    complete: bool
     errors: int
     errors_total: int
 
@@ -54,158 +56,113 @@ class MetricsFiles:
     Args:
         directory: where the files are.
         monotonic: the clock by which processes stamped what they wrote, in seconds.
+
+    Attributes:
+        to_fold: whether the last reading saw files of ended processes that can be folded.
     """
 
     def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.directory: Final = directory
+        self.to_fold = False
         self._monotonic = monotonic
-        self._files: dict[str, _File] = {}
+        self._layouts: dict[bytes, Decoder] = {}
+        self._files: dict[str, File] = {}
+        self._ended: Ended | None = None
+        self._ended_signature: tuple[int, ...] = ()
+        self._lost: list[Samples] = []
+        self._listed = False
         self._errors_total = 0
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def read(self) -> Reading:
         """Read every file; one that cannot be read counts with what it last said."""
         with self._lock:
-            states: dict[State, int] = {"live": 0, "dead": 0, "unreadable": 0}
-            errors = 0
-            try:
-                for name in self._names():
-                    if name not in self._files:
-                        self._files[name] = _File(self.directory / name)
-                self._trouble = ""
-            except OSError as error:
-                errors += 1
-                if self._trouble != str(error):
-                    _LOG.warning("%s; what its files last said stays counted", error)
-                    self._trouble = str(error)
-            shares = []
-            # By name, whatever their state: see add_up.
-            for _, file in sorted(self._files.items()):
-                if state := file.read(self._monotonic()):
-                    states[state] += 1
-                    errors += state == "unreadable"
-                shares.append(file.share)
+            # In this order: see exporter.ended.
+            errors = self._list()
+            states = {name: self._read(file) for name, file in self._files.items()}
+            errors += [*states.values()].count("unreadable")
+            errors += self._read_ended(gone=[name for name, state in states.items() if state is None])
             self._errors_total += errors
-            return Reading(add_up(shares), states, errors, self._errors_total)
+            parts = [*self._lost, *shares(self._files.values(), self._monotonic())]
+            count: dict[State, int] = {"live": 0, "dead": 0, "unreadable": 0}
+            complete = self._listed and (self._ended is not None or ended.NAME not in self._troubles)
+            self.to_fold = False
+            for name, file in self._files.items():
+                if state := states[name]:
+                    count[state] += 1
+                    complete &= file.decoder is not None or not is_name(name)
+                    self.to_fold |= state == "dead" and file.decoder is not None and file.decoder.familiar
+            if self._ended is not None:
+                parts.append(self._ended.samples)
+                count["dead"] += self._ended.folded
+            return Reading(add_up(parts), count, complete, errors, self._errors_total)
 
-    def _names(self) -> list[str]:
-        with os.scandir(self.directory) as entries:
-            return [entry.name for entry in entries if entry.name.endswith(SUFFIX)]
-
-
-class _TornError(ValueError):
-    """The content of a file is not what its process wrote."""
-
-
-class _File:
-    """One file, and what it last said.
-
-    Attributes:
-        share: what it adds to the sum; only what accumulates, unless its process was seen alive just now.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._header = b""
-        self._decoder: Decoder | None = None
-        self._final: tuple[int, ...] | None = None
-        self._trouble = ""
-        self.share: Samples = {}
-
-    def read(self, now: float) -> State | None:
-        """Bring ``share`` up to date; None when there is no such file (any more)."""
+    def fold(self) -> None:
+        """Fold the files of ended processes into one, unless somebody else is at it."""
         try:
-            state = self._read(now)
-            self._trouble = ""
+            ended.fold(self.directory)
+            self._troubles.pop("fold", None)
+        except _TROUBLE as error:
+            self._say("fold", f"{self.directory}: the files of ended processes cannot be folded and stay", error)
+
+    def _list(self) -> int:
+        """Find new files; return the number of errors."""
+        folded = () if self._ended is None else self._ended.names
+        try:
+            with os.scandir(self.directory) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(SUFFIX)]
+        except OSError as error:
+            self._say("list", f"{self.directory} cannot be read; what its files last said stays counted", error)
+            return 1
+        self._listed = True
+        self._troubles.pop("list", None)
+        for name in set(names).difference(self._files, folded):
+            self._files[name] = File(self.directory / name, self._layouts)
+        return 0
+
+    def _read(self, file: File) -> State | None:
+        """Bring a file up to date; None when there is no such file (any more)."""
+        try:
+            state: State = file.read()
         except FileNotFoundError:
-            self._final = None
-            state = None
-        except Exception as error:  # whatever is wrong with one file must not cost the others their page
-            trouble = f"{type(error).__name__}: {error}"
-            if self._trouble != trouble:
-                _LOG.warning("%s cannot be read and counts with what it last said: %s", self._path, trouble)
-                self._trouble = trouble
-            state = "unreadable"
-        if state != "live":
-            self.share = _accumulated(self.share)
+            return None
+        except _TROUBLE as error:
+            self._say(file.path.name, f"{file.path} cannot be read and counts with what it last said", error)
+            return "unreadable"
+        self._troubles.pop(file.path.name, None)
         return state
 
-    def _read(self, now: float) -> State:
-        if self._final is not None and self._final == _signature(self._path.stat()):
-            return "dead"
-        self._final = None
-        # Not blocking: a pipe under this name must not hang the page.
-        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    def _read_ended(self, gone: list[str]) -> int:
+        """Take in what was folded and let go of the files in it; return the number of errors."""
+        path, known = self.directory / ended.NAME, self._ended
         try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise _TornError("not a regular file")
-            # Asked before the cells are read: of a dead process nothing more can come.
-            state: State = "live" if _is_locked(fd) else "dead"
-            self.share = self._decode(os.pread(fd, status.st_size, 0), now)
-        finally:
-            os.close(fd)
-        if state == "dead":
-            self._final = _signature(status)
-        return state
+            now = signature(path.stat())
+            if now == self._ended_signature:
+                return 0
+            told = ended.load(self.directory)
+            if known is not None and known.lineage != told.lineage:
+                self._lost.append(known.samples)  # the file is another: what the first one said stays counted
+                known = None
+            if known is not None and not grew(known.samples, told.samples):
+                raise TornError("counts fell")
+        except FileNotFoundError:
+            return 0
+        except _TROUBLE as error:
+            self._ended_signature = ()
+            self._say(path.name, f"{path} cannot be read and counts with what it last said", error)
+            return 1
+        self._troubles.pop(path.name, None)
+        missed = told.folded - (known.folded if known is not None else 0)
+        # Of names it no longer has, any may be that of a file that is gone.
+        for name in (*told.names, *(gone if missed > len(told.names) else ())):
+            self._files.pop(name, None)
+        self._ended, self._ended_signature = told, now
+        return 0
 
-    def _decode(self, content: bytes, now: float) -> Samples:
-        header, decoder = self._header, self._decoder
-        if decoder is None or not content.startswith(header):
-            header, decoder = _parse(content)
-        start = cells_start(len(header))
-        cells = content[start : start + 8 * decoder.cells]
-        if len(cells) != 8 * decoder.cells:
-            raise _TornError(f"{len(cells)} bytes of cells where its header says {8 * decoder.cells}")
-        samples = decoder.decode(cells, now).samples
-        _check_growth(self.share, samples)
-        self._header, self._decoder = header, decoder
-        return samples
-
-
-def _signature(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _is_locked(fd: int) -> bool:
-    """Whether the process that writes the file is alive: it holds the lock for as long as it lives."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(fd, fcntl.LOCK_UN)
-    return False
-
-
-def _parse(content: bytes) -> tuple[bytes, Decoder]:
-    if not content.startswith(MAGIC):
-        raise _TornError(f"does not begin with {MAGIC.decode()}")
-    end = _FIXED + int.from_bytes(content[len(MAGIC) : _FIXED], "little")
-    if end > len(content):
-        raise _TornError(f"its header ends at byte {end} of {len(content)}")
-    return content[:end], Decoder(json.loads(content[_FIXED:end]))
-
-
-def _accumulated(samples: Samples) -> Samples:
-    """What is left when the process has ended: counters and histograms."""
-    return {name: values for name, values in samples.items() if FAMILY[name].kind != "gauge"}
-
-
-def _check_growth(before: Samples, after: Samples) -> None:
-    """What accumulates must not be less than it was, nor absurd."""
-    for name, samples in _accumulated(after).items():
-        held = before.get(name, {})
-        for labels, value in samples.items():
-            least = held.get(labels)
-            if isinstance(value, HistogramValue):
-                counts, total = (least.counts, least.ticks) if least else ((0,) * len(value.counts), 0)
-                grew = total <= value.ticks and all(map(_in_order, counts, value.counts))
-            else:
-                grew = _in_order(least or 0, value)
-            if not grew:
-                raise _TornError(f"{name}{labels} went from {least or 0} to {value}")
-
-
-def _in_order(less: int, more: int) -> bool:
-    return less <= more < _PLAUSIBLE
+    def _say(self, about: str, what: str, error: Exception) -> None:
+        """Say what is wrong, once and not with every page."""
+        trouble = f"{type(error).__name__}: {error}"
+        if self._troubles.get(about) != trouble:
+            _LOG.warning("%s: %s", what, trouble)
+            self._troubles[about] = trouble

@@ -298,7 +298,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
            "Latency that the reference model adds to stand for a heavier one.", "service", unit="seconds",
            combine="max"),
     # Produced by the exporter.
-    Family("smartcache_processes", "gauge", "Metrics files by the state of their process.", "exporter",
+    Family("smartcache_processes", "gauge", "Processes by state; what dead ones counted stays in the sums.", "exporter",
            (Label("state", ("live", "dead", "unreadable")),), by_exporter=True),
     Family("smartcache_build_info", "gauge", "Always 1; the version of the exporter in its labels.", "exporter",
            (Label("version", ()), Label("python_version", ())), by_exporter=True),

@@ -1,17 +1,20 @@
 """Where each number of the catalogue lies in a process's metrics memory.
 
 The memory is a row of 8-byte cells: counts, which are whole numbers and only grow; sums of seconds, which only grow
-too; gauges; and the sliding minute. Most series have a cell of their own. Requests have a block of joint cells, one per
-combination of outcome, zone, market, volatility status and competition: a request is counted by adding one to one cell,
-and the families that speak of requests are sums over the block, so they cannot disagree.
+too; gauges; and the sliding minute. Most series have a cell of their own. Requests have a block of joint cells, by
+outcome, zone, market, and volatility status with competition: a request is counted by adding one to one cell, and the
+families that speak of requests are sums over the block, so they cannot disagree. What they do not tell apart has no
+cells of its own, so that there is less to read: a bypass has no market; and of requests that are neither a bypass nor a
+fresh hit in memory, which there are fewest of, the judgement is counted beside the block. Judgements need not add up to
+the requests, only stay below them; a bypass for panic is the exception.
 
-What a request took is said outside its joint cell, and a process may be killed between the two stores. So the joint
-cell comes first, and what it counts beyond the buckets belongs to the bucket +Inf: the latency histogram's count is
-that of the requests whenever it is read, and no bucket ever falls. The block is the last of the counts, because memory
-is read forwards: what was sorted into a bucket before the reading began is in the block too.
+What lies outside the block is stored after the joint cell, and a process may be killed in between. What the block
+counts beyond the buckets of the latency histogram belongs to the bucket +Inf: the histogram's count is that of the
+requests whenever it is read, and no bucket ever falls. The block is the last of the counts, because memory is read
+forwards: what was stored beside it before the reading began is in the block too.
 
-A fresh hit, which there are most of, is observed with one store more: a block by zone, duration and age holds both
-histograms' share of it.
+A fresh hit in memory is observed with one store more: a block by zone, duration and age holds both histograms' share of
+it.
 """
 
 from __future__ import annotations
@@ -34,25 +37,31 @@ from smartcache.catalogue import (
     Statistic,
 )
 
-__all__ = ["DIMENSIONS", "OUTCOME", "OUTCOMES", "Layout", "Outcome", "Series"]
+__all__ = ["OUTCOME", "OUTCOMES", "Layout", "Outcome", "Series"]
 
 
 class Outcome(NamedTuple):
-    """How a request ended, and what that counts as."""
+    """How a request ended, and what that counts as.
+
+    Attributes:
+        lookup: result and tier; None when nothing was looked up.
+        judged_jointly: whether its joint cells tell volatility statuses and competitions apart.
+    """
 
     name: str
     strategy: str
-    lookup: tuple[str, str] | None = None  # result, tier
+    lookup: tuple[str, str] | None = None
     swr: str | None = None
     bypassed_by_vix: bool = False
     stale_on_error: bool = False
+    judged_jointly: bool = False
 
 
 OUTCOMES: Final = (
-    Outcome("bypass_panic", "bypass", bypassed_by_vix=True),
-    Outcome("bypass_forced", "bypass"),
-    Outcome("bypass_started", "bypass"),
-    Outcome("fresh_memory", "serve_fresh", ("hit_fresh", "memory"), "served_fresh"),
+    Outcome("bypass_panic", "bypass", bypassed_by_vix=True, judged_jointly=True),
+    Outcome("bypass_forced", "bypass", judged_jointly=True),
+    Outcome("bypass_started", "bypass", judged_jointly=True),
+    Outcome("fresh_memory", "serve_fresh", ("hit_fresh", "memory"), "served_fresh", judged_jointly=True),
     Outcome("fresh_store", "serve_fresh", ("hit_fresh", "store"), "served_fresh"),
     Outcome("stale_memory", "serve_stale", ("hit_stale", "memory"), "served_stale"),
     Outcome("stale_store", "serve_stale", ("hit_stale", "store"), "served_stale"),
@@ -64,13 +73,8 @@ OUTCOMES: Final = (
 
 OUTCOME: Final[Mapping[str, Outcome]] = {outcome.name: outcome for outcome in OUTCOMES}
 
-#: Statuses in the joint block: the judged ones, then "not judged".
-_VIX: Final = (*VIX_STATUSES, "none")
-
 #: Added to every configured domain: nothing to say, and outside the set.
 _ADDED: Final = ("none", "other")
-
-DIMENSIONS: Final = ("outcome", "zone", "market", "status", "competition")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +107,6 @@ class Layout:
             name: tuple(dict.fromkeys(value for value in domains.get(name, ()) if value not in _ADDED)) + _ADDED
             for name in ("market", "competition", "route", "code")
         }
-        axes = (
-            tuple(outcome.name for outcome in OUTCOMES),
-            ZONES,
-            self.domains["market"],
-            _VIX,
-            self.domains["competition"],
-        )
-        self.axes: Final = axes
-        strides = [1] * len(axes)
-        for axis in range(len(axes) - 2, -1, -1):
-            strides[axis] = strides[axis + 1] * len(axes[axis + 1])
-        self.strides: Final = tuple(strides)
         recorded = [
             (family, values)
             for family in FAMILIES
@@ -138,11 +130,21 @@ class Layout:
         self.unsampled: Final = cell
         #: First cell of the fresh hits: by zone, by latency bucket (after +Inf: not sampled), by age bucket.
         self.hits: Final = cell + len(STRATEGIES)
+        #: First cell of the judgements beside the joint block: by status, by competition.
+        self.judgements: Final = self.hits + len(ZONES) * (len(REQUEST_BUCKETS) + 2) * (len(AGE_BUCKETS) + 1)
+        judgements = len(VIX_STATUSES) * len(self.domains["competition"])
         #: First cell of the joint block.
-        self.joint: Final = self.hits + len(ZONES) * (len(REQUEST_BUCKETS) + 2) * (len(AGE_BUCKETS) + 1)
+        self.joint: Final = self.judgements + judgements
+        cell = self.joint
+        #: By outcome, its first joint cell, and the steps from zone to zone and from market to market.
+        self.blocks: Final[list[tuple[int, int, int]]] = []
+        for outcome in OUTCOMES:
+            row = 1 + judgements if outcome.judged_jointly else 1
+            markets = len(self.domains["market"]) if outcome.lookup else 1
+            self.blocks.append((cell, row * markets, row if outcome.lookup else 0))
+            cell += row * markets * len(ZONES)
         #: How many cells hold counts; they come first.
-        self.counts: Final = self.joint + strides[0] * len(axes[0])
-        cell = self.counts
+        self.counts: Final = cell
         self.series: Final[dict[tuple[str, tuple[str, ...]], Series]] = {}
         for family, values, first in counted:
             total = None
@@ -190,17 +192,34 @@ class Layout:
             values.append(value)
         return self.series[family_name, tuple(values)]
 
-    def position(self, axis: str, value: str | None) -> int:
-        """What ``value`` on an axis adds to the index of a joint cell; None is "none".
+    def cells_of(
+        self,
+        outcome: str,
+        zone: str | None = None,
+        market: str | None = None,
+        status: str | None = None,
+        competition: str | None = None,
+    ) -> tuple[int, ...]:
+        """The cells in which a request counts, its joint cell first.
 
-        The index is the sum over the five axes; where the block begins is in the outcome's part.
+        None is "none", and a value outside a configured domain is "other".
         """
-        number = DIMENSIONS.index(axis)
-        values = self.axes[number]
-        if value is None:
-            value = "none"
-        place = values.index(value if value in values else "other") * self.strides[number]
-        return place if number else self.joint + place
+        number = [known.name for known in OUTCOMES].index(outcome)
+        first, zone_step, market_step = self.blocks[number]
+        joint = first + zone_step * ZONES.index(zone or "none") + market_step * self.place("market", market)
+        if status is None or status == "none":
+            return (joint,)
+        judgement = self.judgement(status, competition)
+        return (joint + 1 + judgement,) if OUTCOMES[number].judged_jointly else (joint, self.judgements + judgement)
+
+    def place(self, domain: str, value: str | None) -> int:
+        """Where a value stands in a configured domain; None is "none", and one outside it is "other"."""
+        values = self.domains[domain]
+        return values.index("none" if value is None else value if value in values else "other")
+
+    def judgement(self, status: str, competition: str | None) -> int:
+        """Where a volatility status with a competition stands among the judgements."""
+        return VIX_STATUSES.index(status) * len(self.domains["competition"]) + self.place("competition", competition)
 
     def describe(self) -> dict[str, Any]:
         """The layout as plain data, written into each file so that any exporter can read it."""
@@ -209,7 +228,19 @@ class Layout:
             "sums": self.sums,
             "unsampled": self.unsampled,
             "hits": {"cell": self.hits, "zones": list(ZONES)},
-            "joint": {"cell": self.joint, "axes": [list(axis) for axis in self.axes]},
+            "judgements": {
+                "cell": self.judgements,
+                "statuses": list(VIX_STATUSES),
+                "competitions": list(self.domains["competition"]),
+            },
+            "joint": {
+                "outcomes": [
+                    [outcome.name, block[0], outcome.judged_jointly]
+                    for outcome, block in zip(OUTCOMES, self.blocks, strict=True)
+                ],
+                "zones": list(ZONES),
+                "markets": list(self.domains["market"]),
+            },
             "buckets": {name: list(family.buckets) for name, family in FAMILY.items() if family.buckets},
             "series": [
                 [s.family, list(s.values), s.cell, s.total] for s in (*self.series.values(), *self.by_hand.values())

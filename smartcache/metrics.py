@@ -11,11 +11,9 @@ no lock is needed. ``tests/smartcache/test_metrics.py`` holds this to account.
 from __future__ import annotations
 
 import fcntl
-import json
 import mmap
 import os
 import random
-import secrets
 import threading
 import warnings
 import weakref
@@ -27,21 +25,12 @@ from typing import Any, Final, TypeVar
 from smartcache.catalogue import CATEGORIES, FAMILY, STATISTIC, STRATEGIES
 from smartcache.clock import Clock, SystemClock
 from smartcache.layout import Layout, Series
+from smartcache.metrics_file import cells_start, new_name, pack_header
 from smartcache.recorder import Recorder
 from smartcache.snapshot import Decoder, Snapshot, Totals, derive, totals
 from smartcache.tags import MARKETS
 
-__all__ = ["MAGIC", "SUFFIX", "CacheMetrics", "Counter", "Gauge", "Histogram", "cells_start"]
-
-#: First bytes of a metrics file; then the header's length (8 bytes, little endian), the header (JSON), the cells.
-MAGIC: Final = b"SMCACHE1"
-SUFFIX: Final = ".metrics"
-_PAGE: Final = 4096
-
-
-def cells_start(header_end: int) -> int:
-    """Where the cells of a metrics file begin when its header ends at that byte: on a page of their own."""
-    return -(-header_end // _PAGE) * _PAGE
+__all__ = ["CacheMetrics", "Counter", "Gauge", "Histogram"]
 
 
 class _Handle:
@@ -190,10 +179,8 @@ class CacheMetrics:
         """
         if not 0 <= milliseconds < float("inf"):
             raise ValueError(f"a latency is a finite number of milliseconds of at least 0, got {milliseconds!r}")
-        cell = self.layout.position("outcome", "absent") + sum(
-            self.layout.position(axis, None) for axis in ("zone", "market", "status", "competition")
-        )
-        self._recorder.request(cell, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
+        cells = self.layout.cells_of("absent")
+        self._recorder.request(cells, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
 
     def set_latency_sampling(self, rate: float) -> None:
         """Let the latency histogram count only a share of requests; everything else stays exact.
@@ -308,18 +295,18 @@ class CacheMetrics:
         self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
 
     def _map(self, directory: Path) -> memoryview:
-        header = json.dumps({**self.layout.describe(), "pid": os.getpid(), "started": self._clock.time()}).encode()
-        start = cells_start(len(MAGIC) + 8 + len(header))
+        header = pack_header(self.layout.describe())
+        start = cells_start(header)
         size = start + 8 * self.layout.cells
         directory.mkdir(parents=True, exist_ok=True)
-        path = directory / f"{secrets.token_hex(8)}{SUFFIX}"
+        path = directory / new_name()
         unfinished = path.with_suffix(".new")
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             # Every page is backed by the disk before it is mapped: a write to one that a full disk cannot back
             # would kill the process.
             os.posix_fallocate(fd, 0, size)
-            os.pwrite(fd, MAGIC + len(header).to_bytes(8, "little") + header, 0)
+            os.pwrite(fd, header, 0)
             # The lock says "alive"; it goes with the process however that ends, and works across containers.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Mapped through an open file of its own: a map keeps a descriptor for as long as anything refers to it,

@@ -82,10 +82,10 @@ class Recorder:
         self.fastest = self._low = _INFINITY
 
     def fresh_hit(self, cell: int, zone: str, age: float, start: float, end: float) -> None:
-        """Count a request served a fresh value: :meth:`request` and the age in one call.
+        """Count a request served a fresh value from memory: :meth:`request` and the age in one call.
 
         Args:
-            cell: as for :meth:`request`.
+            cell: its joint cell, the only one of :meth:`Layout.cells_of`.
             zone: name of the zone, or "none".
             age: of the value, in seconds.
             start: the monotonic clock when it was asked.
@@ -114,11 +114,11 @@ class Recorder:
         ints[first + bucket + bisect_left(AGE_BUCKETS, age)] += 1
         floats[total] += age
 
-    def request(self, cell: int, strategy: int, seconds: float, now: float) -> None:
+    def request(self, cells: tuple[int, ...], strategy: int, seconds: float, now: float) -> None:
         """Count one request that ended.
 
         Args:
-            cell: its joint cell, the sum of :meth:`Layout.position` over the five axes.
+            cells: those of :meth:`Layout.cells_of`.
             strategy: position of its strategy in ``catalogue.STRATEGIES``.
             seconds: from asking to the answer.
             now: the monotonic clock at its end.
@@ -126,7 +126,8 @@ class Recorder:
         if not self._low <= seconds <= self._high or now >= self._slot_end:
             self._widen(seconds, now)
         ints = self._ints
-        ints[cell] += 1
+        for cell in cells:
+            ints[cell] += 1
         bucket, total, unsampled = self._latency[strategy]
         if self._draw is None or self._draw() < self.rate:
             ints[bucket + bisect_left(REQUEST_BUCKETS, seconds)] += 1

@@ -6,13 +6,17 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import add
+from itertools import product
+from operator import add, le
 from typing import Any, Final, NamedTuple
 
 from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 
-__all__ = ["Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "ticks", "totals"]
+__all__ = [
+    "Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "grew", "sorted_anew",
+    "ticks", "totals",
+]  # fmt: skip
 
 #: Sums of seconds are added up as whole numbers of this part of a second, exactly: floats lose a last bit that depends
 #: on the order, and a sum that steps back by that bit reads as a counter that began anew.
@@ -81,34 +85,46 @@ class Decoder:
         counts: cells before this one are counts.
         sums: cells from there to this one are sums of seconds; gauges and the minute follow.
         cells: how many there are.
+        familiar: whether nothing of it was left out or has other bucket edges here.
 
     Raises:
-        KeyError, TypeError, ValueError: it describes no layout.
+        KeyError, TypeError, ValueError: it describes no layout, or one whose requests cannot be understood.
     """
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         self.counts: Final[int] = description["counts"]
         self.sums: Final[int] = description["sums"]
         self.cells: Final[int] = description["cells"]
+        buckets, joint, judgements = description["buckets"], description["joint"], description["judgements"]
         self._unsampled: Final[int] = description["unsampled"]
         self._hits: Final[int] = description["hits"]["cell"]
         self._hit_zones: Final[list[str]] = description["hits"]["zones"]
-        self._durations: Final = len(description["buckets"][_LATENCY]) + 2
-        self._ages: Final = len(description["buckets"][_AGE]) + 1
-        self._joint: Final[int] = description["joint"]["cell"]
-        self._axes: Final[list[list[str]]] = description["joint"]["axes"]
-        self._minute: Final[list[int]] = description["minute"]
+        self._durations: Final = len(buckets[_LATENCY]) + 2
+        self._ages: Final = len(buckets[_AGE]) + 1
+        self._outcomes: Final = [(OUTCOME[name], cell, jointly) for name, cell, jointly in joint["outcomes"]]
+        self._zones: Final[list[str]] = joint["zones"]
+        self._markets: Final[list[str]] = joint["markets"]
+        self._judged: Final[int] = judgements["cell"]
+        self._judgements: Final = [*product(judgements["statuses"], judgements["competitions"])]
+        first, *self._minute = description["minute"]
+        self._first_slot: Final[int] = first - self.sums
         self._counters: Final[list[tuple[str, tuple[str, ...], int]]] = []
         self._gauges: Final[list[tuple[str, tuple[str, ...], int]]] = []
         self._histograms: Final[list[tuple[str, tuple[str, ...], int, int, list[float]]]] = []
+        self.familiar = True
         for name, values, cell, total in description["series"]:
-            family = FAMILY.get(name)
-            if family is None or len(values) != len(family.labels):
-                continue
-            if family.kind == "histogram":
-                self._histograms.append((name, tuple(values), cell, total, description["buckets"][name]))
+            family, labels = FAMILY.get(name), tuple(values)
+            if family is None or len(labels) != len(family.labels):
+                self.familiar = False
+            elif family.kind == "counter":
+                self._counters.append((name, labels, cell))
+            elif family.kind == "gauge":
+                self._gauges.append((name, labels, cell - self.sums))
+            elif name == _LATENCY and labels[0] not in STRATEGIES:
+                raise ValueError(f"requests of an unknown strategy, {labels[0]!r}")
             else:
-                (self._counters if family.kind == "counter" else self._gauges).append((name, tuple(values), cell))
+                self._histograms.append((name, labels, cell, total, buckets[name]))
+                self.familiar &= tuple(buckets[name]) == family.buckets
 
     def decode(self, cells: bytes, now: float) -> Snapshot:
         """All samples of one memory image.
@@ -119,7 +135,7 @@ class Decoder:
         """
         counts = memoryview(cells).cast("q")[: self.counts].tolist()
         sums = [ticks(total) for total in memoryview(cells).cast("d")[self.counts : self.sums]]
-        return Snapshot(self.accumulated(counts, sums) | self.current(cells, now))
+        return Snapshot(self.accumulated(counts, sums) | self.current(cells[8 * self.sums :], now))
 
     def accumulated(self, counts: Sequence[int], sums: Sequence[int]) -> Samples:
         """Counters and histograms: what is left when a process has ended, and what processes add up to.
@@ -148,7 +164,7 @@ class Decoder:
                 if missing > 0:  # committed, and not sorted into a bucket; see the layout
                     buckets = [*buckets[:-1], buckets[-1] + missing]
             samples[name][labels] = HistogramValue(
-                _sorted_anew(buckets, edges, FAMILY[name].buckets), sums[total - self.counts]
+                sorted_anew(buckets, edges, FAMILY[name].buckets), sums[total - self.counts]
             )
         return samples
 
@@ -156,7 +172,7 @@ class Decoder:
         """Gauges, and the extremes of the last minute.
 
         Args:
-            cells: the image of one memory.
+            cells: the cells of one memory after the sums.
             now: the monotonic clock, for the sliding minute and for gauges that hold an instant.
         """
         floats = memoryview(cells).cast("d")
@@ -168,12 +184,12 @@ class Decoder:
                 samples[name][labels] = value
             elif family.elapsed and value:
                 samples[name][labels] = max(0.0, now - value)
-        first, slots, seconds = self._minute
+        slots, seconds = self._minute
         numbers = memoryview(cells).cast("q")
         newest = int(now // seconds) + 1
         recent = [
             cell
-            for cell in range(first, first + 3 * slots, 3)
+            for cell in range(self._first_slot, self._first_slot + 3 * slots, 3)
             if max(0, newest - 60 // seconds) < numbers[cell] <= newest and floats[cell + 1] >= 0
         ]
         if recent:
@@ -196,45 +212,40 @@ class Decoder:
 
     def _add_joint(self, samples: Samples, counts: Sequence[int]) -> Mapping[str, int]:
         """Add up the joint block into its families, and by strategy; each label set is there, if only with 0."""
-        outcomes, zones, markets, statuses, competitions = self._axes
-        row = len(statuses) * len(competitions)
-        end = self._joint + row * len(outcomes) * len(zones) * len(markets)
-        rows = [sum(counts[start : start + row]) for start in range(self._joint, end, row)]
         committed = dict.fromkeys(STRATEGIES, 0)
+        judged = counts[self._judged : self._judged + len(self._judgements)]
 
         def count_for(family: str, labels: tuple[str, ...], count: int) -> None:
             family_samples = samples[family]
             family_samples[labels] = family_samples.get(labels, 0) + count
 
-        start = 0
-        for name in outcomes:
-            outcome = OUTCOME[name]
-            everywhere = 0
-            first = start
-            for zone in zones:
-                here = sum(rows[start : start + len(markets)])
-                start += len(markets)
-                everywhere += here
+        for outcome, cell, jointly in self._outcomes:
+            row = 1 + len(self._judgements) if jointly else 1
+            markets = len(self._markets) if outcome.lookup else 1
+            end = cell + row * markets * len(self._zones)
+            rows = [sum(counts[first : first + row]) for first in range(cell, end, row)]
+            for number, zone in enumerate(self._zones):
+                here = sum(rows[number * markets : (number + 1) * markets])
                 count_for("smartcache_requests_total", (outcome.strategy, zone), here)
-            committed[outcome.strategy] += everywhere
             if outcome.lookup:
-                for number, market in enumerate(markets, first):
-                    count = sum(rows[number : start : len(markets)])
-                    count_for("smartcache_lookups_total", (*outcome.lookup, market), count)
+                for number, market in enumerate(self._markets):
+                    count_for("smartcache_lookups_total", (*outcome.lookup, market), sum(rows[number::markets]))
+            everywhere = sum(rows)
+            committed[outcome.strategy] += everywhere
             if outcome.swr:
                 count_for("smartcache_swr_evaluations_total", (outcome.swr,), everywhere)
             count_for("smartcache_vix_bypasses_total", (), everywhere if outcome.bypassed_by_vix else 0)
             count_for("smartcache_stale_on_error_served_total", (), everywhere if outcome.stale_on_error else 0)
-        for status_number, status in enumerate(statuses):
-            if status == "none":
-                continue
-            for number, competition in enumerate(competitions, status_number * len(competitions)):
-                count = sum(counts[self._joint + number : end : row])
-                count_for("smartcache_vix_evaluations_total", (status, competition), count)
+            if jointly:
+                judged = [
+                    count + sum(counts[cell + number : end : row]) for number, count in enumerate(judged, start=1)
+                ]
+        for judgement, count in zip(self._judgements, judged, strict=True):
+            count_for("smartcache_vix_evaluations_total", judgement, count)
         return committed
 
 
-def _sorted_anew(counts: Sequence[int], edges: Sequence[float], into: Sequence[float]) -> tuple[int, ...]:
+def sorted_anew(counts: Sequence[int], edges: Sequence[float], into: Sequence[float]) -> tuple[int, ...]:
     """Bucket counts under the edges of this version, if another one wrote them: each goes to the next edge up."""
     if tuple(edges) == into:
         return tuple(counts)
@@ -262,6 +273,25 @@ def add_up(parts: Iterable[Samples]) -> Snapshot:
                 else:
                     into[labels] = max(held, value) if family.combine == "max" else min(held, value)
     return Snapshot(dict(merged))
+
+
+def grew(before: Samples, after: Samples) -> bool:
+    """Whether no counter and no histogram of ``before`` is less, or gone, in ``after``."""
+
+    def least(held: Any, value: Any) -> bool:
+        if isinstance(held, HistogramValue):
+            return (
+                isinstance(value, HistogramValue)
+                and held.ticks <= value.ticks
+                and all(map(le, held.counts, value.counts))
+            )
+        return held <= value  # type: ignore[no-any-return]
+
+    return all(
+        labels in after.get(name, {}) and least(held, after[name][labels])
+        for name, samples in before.items()
+        for labels, held in samples.items()
+    )
 
 
 class Totals(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from smartcache.catalogue import GOVERNOR_MODES, STRATEGIES
+from smartcache.catalogue import GOVERNOR_MODES, STRATEGIES, ZONES
 from smartcache.layout import OUTCOMES
 from smartcache.metrics import CacheMetrics
 from smartcache.request import Request
@@ -12,7 +12,9 @@ from smartcache.volatility import STATUS_NAMES
 
 __all__ = ["Tally"]
 
-_STRATEGY_OF = tuple(STRATEGIES.index(outcome.strategy) for outcome in OUTCOMES)
+_NO_ZONE: Final = ZONES.index("none")
+_STRATEGY_OF: Final = tuple(STRATEGIES.index(outcome.strategy) for outcome in OUTCOMES)
+_JUDGED_JOINTLY: Final = tuple(outcome.judged_jointly for outcome in OUTCOMES)
 
 
 class Tally:
@@ -23,29 +25,25 @@ class Tally:
         #: Counts a request served a fresh value, whose cell is known.
         self.fresh_hit: Final = metrics.recorder.fresh_hit
         layout = metrics.layout
-        zones = layout.axes[1]
         counter, gauge, histogram = metrics.counter, metrics.gauge, metrics.histogram
-        self._outcome_cells = [layout.position("outcome", outcome.name) for outcome in OUTCOMES]
-        self._zone_cells = [layout.position("zone", zone) for zone in zones]
-        self._market_cells = {market: layout.position("market", market) for market in (*layout.domains["market"], None)}
-        self._other_market = layout.position("market", "other")
-        self._competition_cells = {
-            competition: layout.position("competition", competition)
+        self._blocks = layout.blocks
+        self._markets = {market: layout.place("market", market) for market in (*layout.domains["market"], None)}
+        self._other_market = layout.place("market", "other")
+        self._competitions = {
+            competition: layout.place("competition", competition)
             for competition in (*layout.domains["competition"], None)
         }
-        self._other_competition = layout.position("competition", "other")
-        self._status_cells: dict[int | None, int] = {
-            number: layout.position("status", name) for number, name in enumerate(STATUS_NAMES)
-        }
-        self._status_cells[None] = layout.position("status", None)
+        self._other_competition = layout.place("competition", "other")
+        self._judgements = layout.judgements
+        self._statuses = [layout.judgement(status, layout.domains["competition"][0]) for status in STATUS_NAMES]
         self._modes = {mode: gauge("smartcache_governor_mode", mode=mode) for mode in GOVERNOR_MODES}
         self._memory_entries = gauge("smartcache_memory_entries")
         self._memory_bytes = gauge("smartcache_memory_bytes")
         self.evictions = counter("smartcache_memory_evictions_total")
-        self.ages = {zone: histogram("smartcache_served_age_seconds", zone=zone) for zone in zones}
+        self.ages = {zone: histogram("smartcache_served_age_seconds", zone=zone) for zone in ZONES}
         self.beyond_promise = {
             (zone, reason): counter("smartcache_served_beyond_promise_total", zone=zone, reason=reason)
-            for zone in zones
+            for zone in ZONES
             for reason in ("fresh", "stale", "error", "kickoff")
         }
         self.computes = {
@@ -71,19 +69,26 @@ class Tally:
         self.bus_ticks = counter("smartcache_odds_ticks_total", origin="bus")
 
     def request(self, request: Request, start: float, end: float) -> None:
-        """Count a request that ended: one store into the cell of its joint outcome."""
-        cell = self.cell(request, request.status)
-        self._request(cell, _STRATEGY_OF[request.outcome], end - start, end)
+        """Count a request that ended."""
+        cells = self._cells(request, request.status)
+        self._request(cells, _STRATEGY_OF[request.outcome], end - start, end)
 
     def cell(self, request: Request, status: int | None) -> int:
-        """The cell in which a request counts, were its volatility status ``status``."""
-        return (
-            self._outcome_cells[request.outcome]
-            + self._zone_cells[-1 if request.zone is None else request.zone.index]
-            + self._market_cells.get(request.market, self._other_market)
-            + self._status_cells[status]
-            + self._competition_cells.get(request.competition, self._other_competition)
-        )
+        """The cell in which a fresh hit in memory counts, were its volatility status ``status``."""
+        return self._cells(request, status)[0]
+
+    def _cells(self, request: Request, status: int | None) -> tuple[int, ...]:
+        # Layout.cells_of, without its look-ups by name.
+        first, zone_step, market_step = self._blocks[request.outcome]
+        joint = first + market_step * self._markets.get(request.market, self._other_market)
+        joint += zone_step * (_NO_ZONE if request.zone is None else request.zone.index)
+        if status is None:
+            return (joint,)
+        competition = self._competitions.get(request.competition, self._other_competition)
+        judgement = self._statuses[status] + competition
+        if _JUDGED_JOINTLY[request.outcome]:
+            return (joint + 1 + judgement,)
+        return joint, self._judgements + judgement
 
     def served(self, zone: str, age: float, promise: float, reason: str) -> None:
         """Count the age of a value served from the cache, and whether it was above what was promised."""

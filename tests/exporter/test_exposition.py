@@ -53,17 +53,9 @@ def busy(directory: Path | None = None) -> CacheMetrics:
     now = clock.monotonic()
     layout = metrics.layout
     for number, outcome in enumerate(OUTCOMES):
-        cell = sum(
-            layout.position(axis, value)
-            for axis, value in {
-                "outcome": outcome.name,
-                "zone": ZONES[number % len(ZONES)],
-                "market": MARKETS[number],
-                "status": VIX_STATUSES[number % len(VIX_STATUSES)],
-                "competition": "SP1",
-            }.items()
-        )
-        metrics.recorder.request(cell, STRATEGIES.index(outcome.strategy), 0.1, now)
+        zone, status = ZONES[number % len(ZONES)], VIX_STATUSES[number % len(VIX_STATUSES)]
+        cells = layout.cells_of(outcome.name, zone, MARKETS[number], status, "SP1")
+        metrics.recorder.request(cells, STRATEGIES.index(outcome.strategy), 0.1, now)
     for name, values in layout.series:
         labels = {label.name: value for label, value in zip(FAMILY[name].labels, values, strict=True)}
         match FAMILY[name].kind:
@@ -150,7 +142,9 @@ def test_the_page_has_a_bounded_number_of_series(tmp_path: Path) -> None:
     single = Scraper(tmp_path).scrape()
     for number in range(1000):
         metrics.counter("smartcache_http_requests_total", route=f"/v1/matches/{number}", code=str(number)).add()
-        metrics.recorder.request(metrics.layout.position("market", f"m{number}"), 0, 0.1, metrics._clock.monotonic())
+        metrics.recorder.request(
+            metrics.layout.cells_of("absent", market=f"m{number}"), 1, 0.1, metrics._clock.monotonic()
+        )
     others = [busy(tmp_path), busy(tmp_path)]
     page = Scraper(tmp_path).scrape()
     for other in (metrics, *others):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC, STRATEGIES
-from smartcache.layout import DIMENSIONS, Layout
+from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC, STRATEGIES, VIX_STATUSES, ZONES
+from smartcache.layout import OUTCOMES, Layout
 from smartcache.tags import MARKETS
 
 names = st.lists(st.sampled_from(["a", "b", "c", "none", "other", "a"]), max_size=5)
@@ -32,25 +33,30 @@ def test_no_two_numbers_share_a_cell_and_none_is_wasted(
             assert series.total is not None
             sums.append(series.total)
     counts += range(layout.unsampled, layout.unsampled + len(STRATEGIES))
-    counts += range(layout.hits, layout.joint)
-    counts += range(layout.joint, layout.joint + layout.strides[0] * len(layout.axes[0]))
+    counts += range(layout.hits, layout.judgements)
+    counts += range(layout.judgements, layout.joint)
+    counts += range(layout.joint, layout.counts)
     minute = range(layout.minute, layout.minute + 3 * layout.minute_slots)
     assert sorted(counts) == [*range(layout.counts)]
     assert [*counts[-1:], *sorted(sums), *sorted(gauges), *minute] == [*range(layout.counts - 1, layout.cells)]
     assert layout.sums == layout.counts + len(sums)
 
 
-def test_joint_cells_are_told_apart_by_every_dimension() -> None:
+def test_cells_of_requests_are_told_apart_by_everything_that_a_family_tells_apart() -> None:
     layout = Layout({"market": ["btts"], "competition": ["E0"]})
-    cells = set()
-    for outcome in layout.axes[0]:
-        for zone in layout.axes[1]:
-            for market in layout.axes[2]:
-                for status in layout.axes[3]:
-                    for competition in layout.axes[4]:
-                        values = (outcome, zone, market, status, competition)
-                        cells.add(sum(map(layout.position, DIMENSIONS, values)))
-    assert cells == set(range(layout.joint, layout.counts))
+    meanings: dict[int, set[tuple[str, ...]]] = {}
+    for outcome, zone, market, status, competition in product(
+        OUTCOMES, ZONES, layout.domains["market"], (*VIX_STATUSES, "none"), layout.domains["competition"]
+    ):
+        joint, *beside = layout.cells_of(outcome.name, zone, market, status, competition)
+        judged = (status, competition) if status != "none" else ()
+        told = (outcome.name, zone, market if outcome.lookup else "")
+        assert len(beside) == bool(judged and not outcome.judged_jointly)
+        meanings.setdefault(joint, set()).add(told if beside else (*told, *judged))
+        for cell in beside:
+            meanings.setdefault(cell, set()).add(judged)
+    assert all(len(told) == 1 for told in meanings.values())
+    assert sorted(meanings) == [*range(layout.judgements, layout.counts)]
 
 
 def test_every_family_that_processes_record_series_by_series_can_be_found() -> None:
@@ -68,8 +74,8 @@ def test_configured_domains_overflow_into_other_and_fixed_ones_refuse() -> None:
     layout = Layout({"route": ["/v1/matches"], "code": ["200"]})
     found = layout.find("smartcache_http_requests_total", {"route": "/secret/key", "code": "200"})
     assert found.values == ("other", "200")
-    assert layout.position("market", "no such market") == layout.position("market", "other")
-    assert layout.position("market", None) == layout.position("market", "none")
+    assert layout.cells_of("absent", market="no such market") == layout.cells_of("absent", market="other")
+    assert layout.cells_of("absent", market=None) == layout.cells_of("absent", market="none")
     with pytest.raises(ValueError, match=r"mode='wild' is none of normal, high_volatility, circuit_open"):
         layout.find("smartcache_governor_mode", {"mode": "wild"})
     with pytest.raises(ValueError, match=r"takes the labels \['mode'\], got \[\]"):

@@ -17,7 +17,8 @@ import pytest
 
 from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
-from smartcache.metrics import SUFFIX, CacheMetrics
+from smartcache.metrics import CacheMetrics
+from smartcache.metrics_file import SUFFIX
 
 DURATION = "smartcache_request_duration_seconds"
 
@@ -32,14 +33,9 @@ class AtZero:
         return 0.0
 
 
-def cell_of(metrics: CacheMetrics, outcome: str, **values: str) -> int:
-    axes = {"zone": "none", "market": "none", "status": "none", "competition": "none"} | values
-    return metrics.layout.position("outcome", outcome) + sum(map(metrics.layout.position, axes, axes.values()))
-
-
 def request(metrics: CacheMetrics, outcome: str, seconds: float = 0.001, now: float = 0.0, **values: str) -> None:
     strategy = STRATEGIES.index(OUTCOME[outcome].strategy)
-    metrics.recorder.request(cell_of(metrics, outcome, **values), strategy, seconds, now)
+    metrics.recorder.request(metrics.layout.cells_of(outcome, **values), strategy, seconds, now)
 
 
 def is_alive(path: Path) -> bool:
@@ -87,7 +83,7 @@ def at_once(threads: int, work: Callable[[int], None]) -> None:
 def test_threads_that_record_at_once_lose_no_count() -> None:
     metrics = CacheMetrics(clock=AtZero())
     each, threads = 20_000, 4
-    cell = cell_of(metrics, "fresh_memory", zone="golden")
+    (cell,) = metrics.layout.cells_of("fresh_memory", zone="golden")
     gaps = metrics.counter("smartcache_bus_gaps_total")
     running = metrics.gauge("smartcache_computes_in_progress")
     durations = metrics.histogram("smartcache_compute_duration_seconds")
@@ -95,7 +91,7 @@ def test_threads_that_record_at_once_lose_no_count() -> None:
     def work(number: int) -> None:
         for turn in range(each):
             # Durations a power of two each, so that their sum is exact; a slot of the minute every 2,560 turns.
-            metrics.recorder.request(cell, 3, 0.25, turn / 512)
+            metrics.recorder.request((cell,), 3, 0.25, turn / 512)
             metrics.recorder.fresh_hit(cell, "golden", 0.5, turn / 512, turn / 512 + 0.25)
             gaps.add()
             running.add(1)
@@ -123,11 +119,11 @@ def test_threads_that_record_at_once_lose_no_count() -> None:
 def test_threads_that_open_a_slot_of_the_minute_at_once_keep_each_others_extremes() -> None:
     for _ in range(50):
         metrics = CacheMetrics(clock=AtZero())
-        cell = cell_of(metrics, "absent")
+        cells = metrics.layout.cells_of("absent")
 
-        def work(number: int, metrics: CacheMetrics = metrics, cell: int = cell) -> None:
+        def work(number: int, metrics: CacheMetrics = metrics, cells: tuple[int, ...] = cells) -> None:
             for turn in range(1, 20):
-                metrics.recorder.request(cell, 1, 1.0 + number, 5.0 * turn)
+                metrics.recorder.request(cells, 1, 1.0 + number, 5.0 * turn)
 
         at_once(4, work)
         first = metrics.layout.minute

@@ -29,7 +29,7 @@ class HandClock:
 
 
 def record(metrics: CacheMetrics, seconds: float, now: float) -> None:
-    metrics.recorder.request(metrics.layout.position("outcome", "absent"), 1, seconds, now)
+    metrics.recorder.request(metrics.layout.cells_of("absent"), 1, seconds, now)
 
 
 def written_by(metrics: CacheMetrics, **changes: Any) -> tuple[bytes, dict[str, Any]]:
@@ -79,7 +79,6 @@ def test_gauges_that_hold_an_instant_say_how_long_ago_it_was() -> None:
     assert metrics.snapshot().samples["smartcache_bus_lag_seconds"] == {(): 0.0}
 
 
-MARKET = {"zone": "golden", "market": "btts", "status": "normal", "competition": "E0"}
 EDGES = st.sampled_from((*REQUEST_BUCKETS, *AGE_BUCKETS)).flatmap(
     lambda edge: st.sampled_from((edge, math.nextafter(edge, 0), math.nextafter(edge, math.inf)))
 )
@@ -89,7 +88,7 @@ def recorders() -> tuple[CacheMetrics, CacheMetrics, int]:
     one, other = (
         CacheMetrics(domains={"competition": ("E0",)}, clock=HandClock(), rng=random.Random(5).random) for _ in range(2)
     )
-    cell = sum(map(one.layout.position, ("outcome", *MARKET), ("fresh_memory", *MARKET.values())))
+    (cell,) = one.layout.cells_of("fresh_memory", "golden", "btts", "normal", "E0")
     return one, other, cell
 
 
@@ -101,7 +100,7 @@ def test_a_fresh_hit_is_a_request_and_an_age_in_one_call(hits: list[tuple[float,
         metrics.set_latency_sampling(rate)
     for seconds, age, zone in hits:
         one.recorder.fresh_hit(cell, zone, age, 0.0, seconds)
-        other.recorder.request(cell, STRATEGIES.index("serve_fresh"), seconds, seconds)
+        other.recorder.request((cell,), STRATEGIES.index("serve_fresh"), seconds, seconds)
         other.histogram("smartcache_served_age_seconds", zone=zone).observe(age)
     assert one.snapshot() == other.snapshot()
 
@@ -141,7 +140,7 @@ def test_a_request_counts_wholly_or_not_at_all_wherever_the_kill_falls(hit: bool
                 if hit:
                     metrics.recorder.fresh_hit(cell, "golden", 41.0, 0.0, 0.25)
                 else:
-                    metrics.recorder.request(cell, STRATEGIES.index("serve_fresh"), 0.25, 0.25)
+                    metrics.recorder.request((cell,), STRATEGIES.index("serve_fresh"), 0.25, 0.25)
             lasted = True
         except KilledError:
             stores += 1
