@@ -39,7 +39,6 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "match-event": match_event,
     "cold-key": cold_key,
     "zipf": zipf,
-    "scrape": scrape,
 }
 REPORTS: Final = Path(__file__).resolve().parents[1] / "reports"
 
