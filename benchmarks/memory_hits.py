@@ -209,7 +209,7 @@ class NullRecorder(CacheMetrics):
     @property
     def recorder(self) -> Recorder:
         """One that counts no request."""
-        return DeafRecorder(random)
+        return DeafRecorder(random, lambda: None)
 
     def counter(self, name: str, **labels: str) -> Counter:
         """A handle that hears nothing."""

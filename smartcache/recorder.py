@@ -35,6 +35,7 @@ class Recorder:
 
     Args:
         rng: a source of draws from [0, 1), for latency sampling.
+        on_alarm: called before the first request at or after :meth:`set_alarm` counts.
 
     Attributes:
         rate: share of requests that the latency histogram counts.
@@ -43,12 +44,15 @@ class Recorder:
     """
 
     __slots__ = (
-        "_draw", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_rng", "_slot",
-        "_slot_end", "fastest", "rate", "slowest",
+        "_alarm", "_draw", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low",
+        "_on_alarm", "_rng", "_slot", "_slot_end", "_until", "fastest", "rate", "slowest",
     )  # fmt: skip
 
-    def __init__(self, rng: Callable[[], float]) -> None:
+    def __init__(self, rng: Callable[[], float], on_alarm: Callable[[], None]) -> None:
         self._rng: Final = rng
+        self._on_alarm: Final = on_alarm
+        self._alarm = _INFINITY
+        self._slot_end = self._until = 0.0
         self._draw: Callable[[], float] | None = None
         self.rate = 1.0
         self.forget_extremes()
@@ -76,6 +80,11 @@ class Recorder:
         self.rate = rate
         self._draw = self._rng if rate < 1 else None
 
+    def set_alarm(self, instant: float) -> None:
+        """Set or move the alarm to an instant of the monotonic clock."""
+        self._alarm = instant
+        self._until = min(self._slot_end, instant)
+
     def forget_extremes(self) -> None:
         """Begin ``slowest`` and ``fastest`` anew; the exported minute keeps its own."""
         self.slowest = self._high = -1.0
@@ -92,7 +101,7 @@ class Recorder:
             end: the same when it was answered.
         """
         seconds = end - start
-        if not self._low <= seconds <= self._high or end >= self._slot_end:
+        if not self._low <= seconds <= self._high or end >= self._until:
             self._widen(seconds, end)
         ints = self._ints
         floats = self._floats
@@ -123,7 +132,7 @@ class Recorder:
             seconds: from asking to the answer.
             now: the monotonic clock at its end.
         """
-        if not self._low <= seconds <= self._high or now >= self._slot_end:
+        if not self._low <= seconds <= self._high or now >= self._until:
             self._widen(seconds, now)
         ints = self._ints
         for cell in cells:
@@ -137,7 +146,9 @@ class Recorder:
 
     def _widen(self, seconds: float, now: float) -> None:
         """Take a request's duration into the extremes, and let only one beyond them come here again."""
-        if now >= self._slot_end:
+        if now >= self._until:
+            if now >= self._alarm:
+                self._on_alarm()
             self._open_slot(now)
         # No call from here on, so no thread comes between.
         floats, slot = self._floats, self._slot
@@ -166,6 +177,7 @@ class Recorder:
             ints[slot] = number
             self._slot = slot
             self._slot_end = end
+            self._until = end if end < self._alarm else self._alarm
 
 
 def _places(histogram: Series) -> tuple[int, int]:
