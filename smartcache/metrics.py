@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import random
 import threading
 import warnings
 import weakref
@@ -98,7 +97,6 @@ class CacheMetrics:
         domains: values of the configured label domains, or what to ask for them at first use; markets default to
             the engine's twelve.
         clock: where now comes from.
-        rng: a source of draws from [0, 1), for latency sampling.
 
     The memory is made on first use. A forked child makes its own.
     """
@@ -117,12 +115,11 @@ class CacheMetrics:
         directory: Path | str | None = None,
         domains: Mapping[str, Sequence[str]] | Callable[[], Mapping[str, Sequence[str]]] | None = None,
         clock: Clock | None = None,
-        rng: Callable[[], float] = random.random,
     ) -> None:
         self._directory = directory
         self._clock: Clock = clock or SystemClock()
         self._domains = domains
-        self._recorder = Recorder(rng, self._turn_windows)
+        self._recorder = Recorder(self._turn_windows)
         self._windows = Windows()
         self._handles: dict[tuple[str, tuple[str, ...]], _Handle] = {}
         _instances.add(self)

@@ -34,7 +34,6 @@ class Recorder:
     bucket and sum, the age at serve. :mod:`smartcache.layout` says why the histogram's count is right even then.
 
     Args:
-        rng: a source of draws from [0, 1), for latency sampling.
         on_alarm: called before the first request at or after :meth:`set_alarm` counts.
 
     Attributes:
@@ -44,17 +43,16 @@ class Recorder:
     """
 
     __slots__ = (
-        "_alarm", "_draw", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low",
-        "_on_alarm", "_rng", "_slot", "_slot_end", "_until", "fastest", "rate", "slowest",
+        "_alarm", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_on_alarm",
+        "_owed", "_owed_hits", "_slot", "_slot_end", "_until", "fastest", "rate", "slowest",
     )  # fmt: skip
 
-    def __init__(self, rng: Callable[[], float], on_alarm: Callable[[], None]) -> None:
-        self._rng: Final = rng
+    def __init__(self, on_alarm: Callable[[], None]) -> None:
         self._on_alarm: Final = on_alarm
         self._alarm = _INFINITY
         self._slot_end = self._until = 0.0
-        self._draw: Callable[[], float] | None = None
-        self.rate = 1.0
+        self._latency: list[tuple[int, int, int]] = []
+        self.sample(1.0)
         self.forget_extremes()
 
     def bind(self, ints: memoryview[int], floats: memoryview[float], layout: Layout, now: float) -> None:
@@ -74,11 +72,20 @@ class Recorder:
         }
         self._slot_end = 0.0
         self._open_slot(now)
+        self.sample(self.rate)
 
     def sample(self, rate: float) -> None:
-        """Let the latency histogram count this share of requests, in (0, 1]."""
+        """Let the latency histogram count this share of requests, in (0, 1].
+
+        The same share of every bucket is counted, so quantiles hardly move: each request adds the rate to what its
+        bucket is owed, and one is counted whenever that makes a whole.
+        """
         self.rate = rate
-        self._draw = self._rng if rate < 1 else None
+        numbers = range(len(REQUEST_BUCKETS) + 1)
+        # Half of one at the beginning: what is counted is what is due, rounded.
+        cells = [first + number for first, _, _ in self._latency for number in numbers]
+        self._owed = dict.fromkeys(cells, 0.5) if rate < 1 else None
+        self._owed_hits = dict.fromkeys((_STEP * number for number in numbers), 0.5) if rate < 1 else None
 
     def set_alarm(self, instant: float) -> None:
         """Set or move the alarm to an instant of the monotonic clock."""
@@ -106,19 +113,25 @@ class Recorder:
         ints = self._ints
         floats = self._floats
         ints[cell] += 1
-        if self._draw is None or self._draw() < self.rate:
+        bucket = (
+            0
+            if seconds <= _FIRST
+            else _STEP
+            if seconds <= _SECOND
+            else _STEP + _STEP
+            if seconds <= _THIRD
+            else _STEP * bisect_left(REQUEST_BUCKETS, seconds)
+        )
+        if self._owed_hits is None:
             floats[self._fresh_total] += seconds
-            bucket = (
-                0
-                if seconds <= _FIRST
-                else _STEP
-                if seconds <= _SECOND
-                else _STEP + _STEP
-                if seconds <= _THIRD
-                else _STEP * bisect_left(REQUEST_BUCKETS, seconds)
-            )
         else:
-            bucket = _UNSAMPLED
+            owed = self._owed_hits[bucket] + self.rate
+            if owed >= 1:
+                self._owed_hits[bucket] = owed - 1
+                floats[self._fresh_total] += seconds
+            else:
+                self._owed_hits[bucket] = owed
+                bucket = _UNSAMPLED
         first, total = self._hits[zone]
         ints[first + bucket + bisect_left(AGE_BUCKETS, age)] += 1
         floats[total] += age
@@ -138,11 +151,16 @@ class Recorder:
         for cell in cells:
             ints[cell] += 1
         bucket, total, unsampled = self._latency[strategy]
-        if self._draw is None or self._draw() < self.rate:
-            ints[bucket + bisect_left(REQUEST_BUCKETS, seconds)] += 1
-            self._floats[total] += seconds
-        else:
-            ints[unsampled] += 1
+        bucket += bisect_left(REQUEST_BUCKETS, seconds)
+        if self._owed is not None:
+            owed = self._owed[bucket] + self.rate
+            if owed < 1:
+                self._owed[bucket] = owed
+                ints[unsampled] += 1
+                return
+            self._owed[bucket] = owed - 1
+        ints[bucket] += 1
+        self._floats[total] += seconds
 
     def _widen(self, seconds: float, now: float) -> None:
         """Take a request's duration into the extremes, and let only one beyond them come here again."""
