@@ -20,8 +20,9 @@ __all__ = ["Recorder"]
 
 _FRESH: Final = STRATEGIES.index("serve_fresh")
 _INFINITY: Final = float("inf")
-# Where most hits end up; comparing with these is cheaper than a search.
-_FIRST, _SECOND, _THIRD = REQUEST_BUCKETS[:3]
+# The buckets in which nearly all hits end up: comparing with their edges one by one costs less than calling a search.
+_LATENCY_0, _LATENCY_1, _LATENCY_2 = REQUEST_BUCKETS[:3]
+_AGE_0, _AGE_1, _AGE_2, _AGE_3, _AGE_4, _AGE_5, _AGE_6, _AGE_7 = AGE_BUCKETS[:8]
 # From one latency bucket to the next in the block of fresh hits.
 _STEP: Final = len(AGE_BUCKETS) + 1
 _UNSAMPLED: Final = (len(REQUEST_BUCKETS) + 1) * _STEP
@@ -113,15 +114,17 @@ class Recorder:
         ints = self._ints
         floats = self._floats
         ints[cell] += 1
+        # fmt: off
         bucket = (
-            0
-            if seconds <= _FIRST
-            else _STEP
-            if seconds <= _SECOND
-            else _STEP + _STEP
-            if seconds <= _THIRD
+            0 if seconds <= _LATENCY_0 else _STEP if seconds <= _LATENCY_1 else _STEP + _STEP if seconds <= _LATENCY_2
             else _STEP * bisect_left(REQUEST_BUCKETS, seconds)
         )
+        age_bucket = (
+            (0 if age <= _AGE_0 else 1 if age <= _AGE_1 else 2 if age <= _AGE_2 else 3) if age <= _AGE_3
+            else (4 if age <= _AGE_4 else 5 if age <= _AGE_5 else 6 if age <= _AGE_6 else 7) if age <= _AGE_7
+            else bisect_left(AGE_BUCKETS, age)
+        )
+        # fmt: on
         if self._owed_hits is None:
             floats[self._fresh_total] += seconds
         else:
@@ -133,7 +136,7 @@ class Recorder:
                 self._owed_hits[bucket] = owed
                 bucket = _UNSAMPLED
         first, total = self._hits[zone]
-        ints[first + bucket + bisect_left(AGE_BUCKETS, age)] += 1
+        ints[first + bucket + age_bucket] += 1
         floats[total] += age
 
     def request(self, cells: tuple[int, ...], strategy: int, seconds: float, now: float) -> None:
