@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import html
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,7 @@ __all__ = ["create_app", "page"]
 _PAGES: Final = {
     "metrics": "for Prometheus: text, or OpenMetrics if asked for",
     "api/v1/cache/metrics": "the same as plain text",
-    "api/v1/cache/stats": "the 35 statistics as JSON, all processes together",
+    "api/v1/cache/stats": "the 35 statistics as JSON, all processes together, and since when they count",
     "healthz": "whether this exporter answers",
 }
 
@@ -50,11 +51,16 @@ def page(registry: CollectorRegistry, accept: str, accept_encoding: str) -> Resp
     return Response(body, headers=headers)
 
 
-def create_app(directory: Path) -> Starlette:
+def create_app(directory: Path, resets: Mapping[str, str] | None = None) -> Starlette:
     """The exporter of a directory of metrics files.
 
     Mounted in another app it needs no further set-up: ``Mount("/cache", create_app(directory))``. Every worker of
     that app may carry one; Prometheus may then ask any of them.
+
+    Args:
+        directory: where the processes keep their files.
+        resets: how often each category of ``api/v1/cache/stats`` begins anew, ``hourly`` or ``daily``, for those that
+            do; :attr:`CacheConfig.resets` has it.
 
     Raises:
         ConfigError: the directory is not there and cannot be made.
@@ -66,7 +72,7 @@ def create_app(directory: Path) -> Starlette:
             f"SMARTCACHE_METRICS_DIR={str(directory)!r} is no folder and cannot be made one ({error.strerror}); "
             "name a folder that the recording processes can write to"
         ) from error
-    files = MetricsFiles(directory)
+    files = MetricsFiles(directory, resets)
     registry = CollectorRegistry()
     registry.register(CacheCollector(files))
 
@@ -85,8 +91,12 @@ def create_app(directory: Path) -> Starlette:
         return await answer("text/plain", request)
 
     async def stats(_: Request) -> Response:
-        snapshot = (await run_in_threadpool(files.read)).snapshot
-        return JSONResponse({"stats": derive(totals(snapshot.samples), {}, snapshot.slowest, snapshot.fastest)})
+        reading = await run_in_threadpool(files.read)
+        if not reading.complete:
+            return JSONResponse({"error": f"parts of {directory} cannot be read; /metrics says how many"}, 503)
+        snapshot = reading.snapshot
+        statistics = derive(totals(snapshot.samples), files.windows.baseline, snapshot.slowest, snapshot.fastest)
+        return JSONResponse({"stats": statistics, "windows": files.windows.describe()})
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -11,16 +11,17 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from exporter import ended
 from exporter.ended import Ended
 from exporter.reading import File, shares, signature
+from smartcache.clock import Clock, SystemClock
 from smartcache.metrics_file import SUFFIX, TornError, is_name
-from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew
+from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew, totals
+from smartcache.windows import Windows
 
 __all__ = ["MetricsFiles", "Reading", "State"]
 
@@ -55,16 +56,22 @@ class MetricsFiles:
 
     Args:
         directory: where the files are.
-        monotonic: the clock by which processes stamped what they wrote, in seconds.
+        resets: how often each category of the statistics begins anew, for those that do: at the first reading after
+            the full hour, or after 00:00 UTC.
+        clock: where now comes from; its monotonic one must be that of the processes.
 
     Attributes:
+        windows: since when the statistics count.
         to_fold: whether the last reading saw files of ended processes that can be folded.
     """
 
-    def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, directory: Path, resets: Mapping[str, str] | None = None, clock: Clock | None = None) -> None:
         self.directory: Final = directory
+        self.windows: Final = Windows()
         self.to_fold = False
-        self._monotonic = monotonic
+        self._clock: Final = clock or SystemClock()
+        for category, period in (resets or {}).items():
+            self.windows.schedule(category, period, self._clock.time())
         self._layouts: dict[bytes, Decoder] = {}
         self._files: dict[str, File] = {}
         self._ended: Ended | None = None
@@ -84,7 +91,7 @@ class MetricsFiles:
             errors += [*states.values()].count("unreadable")
             errors += self._read_ended(gone=[name for name, state in states.items() if state is None])
             self._errors_total += errors
-            parts = [*self._lost, *shares(self._files.values(), self._monotonic())]
+            parts = [*self._lost, *shares(self._files.values(), self._clock.monotonic())]
             count: dict[State, int] = {"live": 0, "dead": 0, "unreadable": 0}
             complete = self._listed and (self._ended is not None or ended.NAME not in self._troubles)
             self.to_fold = False
@@ -96,7 +103,10 @@ class MetricsFiles:
             if self._ended is not None:
                 parts.append(self._ended.samples)
                 count["dead"] += self._ended.folded
-            return Reading(add_up(parts), count, complete, errors, self._errors_total)
+            snapshot = add_up(parts)
+            if complete and (now := self._clock.time()) >= self.windows.due:
+                self.windows.turn(now, totals(snapshot.samples))
+            return Reading(snapshot, count, complete, errors, self._errors_total)
 
     def fold(self) -> None:
         """Fold the files of ended processes into one, unless somebody else is at it."""

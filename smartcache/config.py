@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from smartcache.catalogue import CATEGORIES
 from smartcache.errors import ConfigError
 
 __all__ = ["CacheConfig"]
@@ -27,6 +28,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         redis_cluster: whether it is a cluster.
         metrics_dir: folder of the metrics files that the exporter reads; None keeps the numbers in the process.
         competitions: the competitions that metrics tell apart; others count as ``other``.
+        reset_hourly: categories of ``get_stats()`` that begin anew every full hour.
+        reset_daily: categories that begin anew at 00:00 UTC.
         tag_table: file that replaces the tables of events and markets; see :meth:`TagManager.from_file`.
         default_ttl: seconds an entry without a kickoff lives.
         jitter: share in [0, 1) by which a lifetime is shortened at random.
@@ -60,6 +63,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     redis_cluster: bool = False
     metrics_dir: str | None = None
     competitions: tuple[str, ...] = ()
+    reset_hourly: tuple[str, ...] = ()
+    reset_daily: tuple[str, ...] = ()
     tag_table: str | None = None
     default_ttl: float = 300.0
     jitter: float = 0.0
@@ -100,6 +105,12 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise _wrong(name, getattr(self, name), "0 or more")
+        for name in ("reset_hourly", "reset_daily"):
+            for category in getattr(self, name):
+                if category not in CATEGORIES:
+                    raise _wrong(name, category, f"some of {', '.join(CATEGORIES)}")
+        for category in set(self.reset_hourly).intersection(self.reset_daily):
+            raise _wrong("reset_daily", category, f"none of those in {PREFIX}RESET_HOURLY")
         if not 0 <= self.jitter < 1:
             raise _wrong("jitter", self.jitter, "in [0, 1)")
         if self.vix_least_samples < 2:
@@ -112,6 +123,11 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise _wrong(
                 "redis_url", self.redis_url, f"a URL that starts with {', '.join(f'{s}://' for s in _SCHEMES)}"
             )
+
+    @property
+    def resets(self) -> dict[str, str]:
+        """How often each category begins anew, for those that do."""
+        return dict.fromkeys(self.reset_hourly, "hourly") | dict.fromkeys(self.reset_daily, "daily")
 
     @property
     def store_urls(self) -> list[str]:
@@ -138,8 +154,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             if name.startswith(PREFIX) and value != ""
         }
         settings = _read_file(Path(path)) if (path := given.pop("config", None)) else {}
-        if "competitions" in given:
-            settings["competitions"] = [part.strip() for part in given.pop("competitions").split(",") if part.strip()]
+        for name in _LISTS.intersection(given):
+            settings[name] = [part.strip() for part in given.pop(name).split(",") if part.strip()]
         return cls._convert({**settings, **given, **overrides})
 
     @classmethod
@@ -171,6 +187,7 @@ _KINDS: Final = {
     "float": "a number", "int": "a whole number", "str": "text", "array": "a list of names", "bool": "true or false",
 }  # fmt: skip
 _SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys", "unix")
+_LISTS: Final = frozenset({"competitions", "reset_hourly", "reset_daily"})
 _POSITIVE: Final = (
     "default_ttl", "refreshes_at_once", "refresh_timeout", "soft_timeout", "hard_timeout", "lease_seconds",
     "store_connect_timeout", "store_timeout", "breaker_failures", "breaker_seconds", "bus_silence", "memory_bytes",

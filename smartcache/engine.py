@@ -665,6 +665,8 @@ class SmartCache:
         self.metrics = metrics or CacheMetrics(
             config.metrics_dir, {"market": tag_manager.markets, "competition": config.competitions}, self.clock
         )
+        for category, period in config.resets.items():
+            self.metrics.schedule_reset(category, period)
         self.golden_hour = GoldenHour(self.clock.time)
         limits = VolatilityLimits(
             config.vix_window, config.vix_samples, config.vix_least_samples, config.vix_panic_z,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import random
 import threading
 import warnings
 import weakref
@@ -27,8 +26,9 @@ from smartcache.clock import Clock, SystemClock
 from smartcache.layout import Layout, Series
 from smartcache.metrics_file import cells_start, new_name, pack_header
 from smartcache.recorder import Recorder
-from smartcache.snapshot import Decoder, Snapshot, Totals, derive, totals
+from smartcache.snapshot import Decoder, Snapshot, derive, totals
 from smartcache.tags import MARKETS
+from smartcache.windows import Window, Windows
 
 __all__ = ["CacheMetrics", "Counter", "Gauge", "Histogram"]
 
@@ -97,7 +97,6 @@ class CacheMetrics:
         domains: values of the configured label domains, or what to ask for them at first use; markets default to
             the engine's twelve.
         clock: where now comes from.
-        rng: a source of draws from [0, 1), for latency sampling.
 
     The memory is made on first use. A forked child makes its own.
     """
@@ -116,13 +115,12 @@ class CacheMetrics:
         directory: Path | str | None = None,
         domains: Mapping[str, Sequence[str]] | Callable[[], Mapping[str, Sequence[str]]] | None = None,
         clock: Clock | None = None,
-        rng: Callable[[], float] = random.random,
     ) -> None:
         self._directory = directory
         self._clock: Clock = clock or SystemClock()
         self._domains = domains
-        self._recorder = Recorder(rng)
-        self._baseline: dict[str, Totals] = {}
+        self._recorder = Recorder(self._turn_windows)
+        self._windows = Windows()
         self._handles: dict[tuple[str, tuple[str, ...]], _Handle] = {}
         _instances.add(self)
 
@@ -200,20 +198,27 @@ class CacheMetrics:
         return self._decoder.decode(self._ints.tobytes(), self._clock.monotonic())
 
     def get_stats(self) -> dict[str, float]:
-        """All 35 statistics of this process by name, since the last reset."""
+        """All 35 statistics of this process by name, each since the last reset of its category."""
+        self._turn_windows()
         slowest, fastest = self._recorder.slowest, self._recorder.fastest
         traffic = slowest >= 0
         return derive(
             totals(self.snapshot().samples),
-            self._baseline,
+            self._windows.baseline,
             slowest if traffic else None,
             fastest if traffic else None,
         )
 
+    def windows(self) -> dict[str, Window]:
+        """By category, since when its statistics count and how often they begin anew."""
+        self._turn_windows()
+        return self._windows.describe()
+
     def reset(self) -> None:
         """Count :meth:`get_stats` from now on; what is exported goes on growing."""
         now = totals(self.snapshot().samples)
-        self._baseline = dict.fromkeys(CATEGORIES, now)
+        for category in CATEGORIES:
+            self._windows.reset(category, self._clock.time(), now)
         self._recorder.forget_extremes()
 
     def reset_category(self, name: str) -> None:
@@ -222,11 +227,33 @@ class CacheMetrics:
         Raises:
             ValueError: not one of the seven categories.
         """
-        if name not in CATEGORIES:
-            raise ValueError(f"unknown category {name!r}; the categories are {', '.join(CATEGORIES)}")
-        self._baseline[name] = totals(self.snapshot().samples)
+        self._windows.reset(name, self._clock.time(), totals(self.snapshot().samples))
         if name == "performance":
             self._recorder.forget_extremes()
+
+    def schedule_reset(self, category: str, period: str) -> None:
+        """Let a category of :meth:`get_stats` begin anew every full hour or at 00:00 UTC.
+
+        Args:
+            category: one of the seven.
+            period: ``hourly`` or ``daily``.
+
+        Raises:
+            ValueError: no such category or period.
+        """
+        self._ints  # noqa: B018 - opens the memory
+        self._windows.schedule(category, period, self._clock.time())
+        self._set_alarm()
+
+    def _turn_windows(self) -> None:
+        """Do the scheduled resets that are due."""
+        now = self._clock.time()
+        if now >= self._windows.due and "performance" in self._windows.turn(now, totals(self.snapshot().samples)):
+            self._recorder.forget_extremes()
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        self._recorder.set_alarm(self._clock.monotonic() + self._windows.due - self._clock.time())
 
     def to_prometheus(self) -> str:
         """This process's page in the Prometheus text format; needs the ``exporter`` extra.
@@ -342,7 +369,7 @@ class CacheMetrics:
         self.close()
         for name in _OPENED:
             self.__dict__.pop(name, None)
-        self._baseline = {}
+        self._windows.forget()
         self._recorder.forget_extremes()
         self._open()
         for handle in self._handles.values():

@@ -20,8 +20,9 @@ __all__ = ["Recorder"]
 
 _FRESH: Final = STRATEGIES.index("serve_fresh")
 _INFINITY: Final = float("inf")
-# Where most hits end up; comparing with these is cheaper than a search.
-_FIRST, _SECOND, _THIRD = REQUEST_BUCKETS[:3]
+# The buckets in which nearly all hits end up: comparing with their edges one by one costs less than calling a search.
+_LATENCY_0, _LATENCY_1, _LATENCY_2 = REQUEST_BUCKETS[:3]
+_AGE_0, _AGE_1, _AGE_2, _AGE_3, _AGE_4, _AGE_5, _AGE_6, _AGE_7 = AGE_BUCKETS[:8]
 # From one latency bucket to the next in the block of fresh hits.
 _STEP: Final = len(AGE_BUCKETS) + 1
 _UNSAMPLED: Final = (len(REQUEST_BUCKETS) + 1) * _STEP
@@ -34,7 +35,7 @@ class Recorder:
     bucket and sum, the age at serve. :mod:`smartcache.layout` says why the histogram's count is right even then.
 
     Args:
-        rng: a source of draws from [0, 1), for latency sampling.
+        on_alarm: called before the first request at or after :meth:`set_alarm` counts.
 
     Attributes:
         rate: share of requests that the latency histogram counts.
@@ -43,14 +44,16 @@ class Recorder:
     """
 
     __slots__ = (
-        "_draw", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_rng", "_slot",
-        "_slot_end", "fastest", "rate", "slowest",
+        "_alarm", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_on_alarm",
+        "_owed", "_owed_hits", "_slot", "_slot_end", "_until", "fastest", "rate", "slowest",
     )  # fmt: skip
 
-    def __init__(self, rng: Callable[[], float]) -> None:
-        self._rng: Final = rng
-        self._draw: Callable[[], float] | None = None
-        self.rate = 1.0
+    def __init__(self, on_alarm: Callable[[], None]) -> None:
+        self._on_alarm: Final = on_alarm
+        self._alarm = _INFINITY
+        self._slot_end = self._until = 0.0
+        self._latency: list[tuple[int, int, int]] = []
+        self.sample(1.0)
         self.forget_extremes()
 
     def bind(self, ints: memoryview[int], floats: memoryview[float], layout: Layout, now: float) -> None:
@@ -70,11 +73,25 @@ class Recorder:
         }
         self._slot_end = 0.0
         self._open_slot(now)
+        self.sample(self.rate)
 
     def sample(self, rate: float) -> None:
-        """Let the latency histogram count this share of requests, in (0, 1]."""
+        """Let the latency histogram count this share of requests, in (0, 1].
+
+        The same share of every bucket is counted, so quantiles hardly move: each request adds the rate to what its
+        bucket is owed, and one is counted whenever that makes a whole.
+        """
         self.rate = rate
-        self._draw = self._rng if rate < 1 else None
+        numbers = range(len(REQUEST_BUCKETS) + 1)
+        # Half of one at the beginning: what is counted is what is due, rounded.
+        cells = [first + number for first, _, _ in self._latency for number in numbers]
+        self._owed = dict.fromkeys(cells, 0.5) if rate < 1 else None
+        self._owed_hits = dict.fromkeys((_STEP * number for number in numbers), 0.5) if rate < 1 else None
+
+    def set_alarm(self, instant: float) -> None:
+        """Set or move the alarm to an instant of the monotonic clock."""
+        self._alarm = instant
+        self._until = min(self._slot_end, instant)
 
     def forget_extremes(self) -> None:
         """Begin ``slowest`` and ``fastest`` anew; the exported minute keeps its own."""
@@ -92,26 +109,34 @@ class Recorder:
             end: the same when it was answered.
         """
         seconds = end - start
-        if not self._low <= seconds <= self._high or end >= self._slot_end:
+        if not self._low <= seconds <= self._high or end >= self._until:
             self._widen(seconds, end)
         ints = self._ints
         floats = self._floats
         ints[cell] += 1
-        if self._draw is None or self._draw() < self.rate:
+        # fmt: off
+        bucket = (
+            0 if seconds <= _LATENCY_0 else _STEP if seconds <= _LATENCY_1 else _STEP + _STEP if seconds <= _LATENCY_2
+            else _STEP * bisect_left(REQUEST_BUCKETS, seconds)
+        )
+        age_bucket = (
+            (0 if age <= _AGE_0 else 1 if age <= _AGE_1 else 2 if age <= _AGE_2 else 3) if age <= _AGE_3
+            else (4 if age <= _AGE_4 else 5 if age <= _AGE_5 else 6 if age <= _AGE_6 else 7) if age <= _AGE_7
+            else bisect_left(AGE_BUCKETS, age)
+        )
+        # fmt: on
+        if self._owed_hits is None:
             floats[self._fresh_total] += seconds
-            bucket = (
-                0
-                if seconds <= _FIRST
-                else _STEP
-                if seconds <= _SECOND
-                else _STEP + _STEP
-                if seconds <= _THIRD
-                else _STEP * bisect_left(REQUEST_BUCKETS, seconds)
-            )
         else:
-            bucket = _UNSAMPLED
+            owed = self._owed_hits[bucket] + self.rate
+            if owed >= 1:
+                self._owed_hits[bucket] = owed - 1
+                floats[self._fresh_total] += seconds
+            else:
+                self._owed_hits[bucket] = owed
+                bucket = _UNSAMPLED
         first, total = self._hits[zone]
-        ints[first + bucket + bisect_left(AGE_BUCKETS, age)] += 1
+        ints[first + bucket + age_bucket] += 1
         floats[total] += age
 
     def request(self, cells: tuple[int, ...], strategy: int, seconds: float, now: float) -> None:
@@ -123,21 +148,28 @@ class Recorder:
             seconds: from asking to the answer.
             now: the monotonic clock at its end.
         """
-        if not self._low <= seconds <= self._high or now >= self._slot_end:
+        if not self._low <= seconds <= self._high or now >= self._until:
             self._widen(seconds, now)
         ints = self._ints
         for cell in cells:
             ints[cell] += 1
         bucket, total, unsampled = self._latency[strategy]
-        if self._draw is None or self._draw() < self.rate:
-            ints[bucket + bisect_left(REQUEST_BUCKETS, seconds)] += 1
-            self._floats[total] += seconds
-        else:
-            ints[unsampled] += 1
+        bucket += bisect_left(REQUEST_BUCKETS, seconds)
+        if self._owed is not None:
+            owed = self._owed[bucket] + self.rate
+            if owed < 1:
+                self._owed[bucket] = owed
+                ints[unsampled] += 1
+                return
+            self._owed[bucket] = owed - 1
+        ints[bucket] += 1
+        self._floats[total] += seconds
 
     def _widen(self, seconds: float, now: float) -> None:
         """Take a request's duration into the extremes, and let only one beyond them come here again."""
-        if now >= self._slot_end:
+        if now >= self._until:
+            if now >= self._alarm:
+                self._on_alarm()
             self._open_slot(now)
         # No call from here on, so no thread comes between.
         floats, slot = self._floats, self._slot
@@ -166,6 +198,7 @@ class Recorder:
             ints[slot] = number
             self._slot = slot
             self._slot_end = end
+            self._until = end if end < self._alarm else self._alarm
 
 
 def _places(histogram: Series) -> tuple[int, int]:

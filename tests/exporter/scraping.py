@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.exposition import CacheCollector
 from exporter.files import MetricsFiles
+from smartcache.catalogue import STRATEGIES, VIX_STATUSES, ZONES
 
 #: A sample's name and sorted labels, to its value.
 Page = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -94,8 +95,13 @@ class Scraper:
     def exporter_restarts(self) -> None:
         """Forget what the exporter knows, and remember what it said."""
         self._registry = CollectorRegistry()
-        self._registry.register(CacheCollector(MetricsFiles(self._directory)))
+        self._files = MetricsFiles(self._directory)
+        self._registry.register(CacheCollector(self._files))
         self._counters.pop(("smartcache_exporter_scrape_errors_total", ()), None)  # the exporter's own, it begins anew
+
+    def fold(self) -> None:
+        """What an exporter does after a page."""
+        self._files.fold()
 
     def scrape(self) -> Page:
         page: Page = {}
@@ -119,3 +125,35 @@ def value(page: Page, name: str, **labels: str) -> float:
 def summed(page: Page, name: str, **labels: str) -> float:
     """Sum of the samples that have these labels."""
     return sum(number for (found, has), number in page.items() if found == name and labels.items() <= dict(has).items())
+
+
+def check_laws(page: Page) -> None:
+    """The laws of the contract that concern requests, as they stand on the page."""
+    total = summed(page, "smartcache_requests_total")
+    strategy = {s: summed(page, "smartcache_requests_total", strategy=s) for s in STRATEGIES}
+    lookup = {r: summed(page, "smartcache_lookups_total", result=r) for r in ("hit_fresh", "hit_stale", "miss")}
+    vix = {s: summed(page, "smartcache_vix_evaluations_total", status=s) for s in VIX_STATUSES}
+    swr = {
+        r: summed(page, "smartcache_swr_evaluations_total", result=r)
+        for r in ("served_fresh", "served_stale", "too_stale")
+    }
+    bypasses = value(page, "smartcache_vix_bypasses_total")
+    assert sum(strategy.values()) == total == summed(page, "smartcache_request_duration_seconds_count")
+    assert sum(lookup.values()) == total - strategy["bypass"]
+    assert strategy["serve_fresh"] == lookup["hit_fresh"] == swr["served_fresh"]
+    assert strategy["serve_stale"] == lookup["hit_stale"] == swr["served_stale"]
+    assert strategy["compute"] == lookup["miss"]
+    assert swr["too_stale"] <= lookup["miss"]
+    assert sum(vix.values()) <= total
+    assert bypasses <= min(vix["panic"], strategy["bypass"])
+    assert sum(summed(page, "smartcache_requests_total", zone=zone) for zone in ZONES[:5]) <= total
+    for name in ("smartcache_request_duration_seconds", "smartcache_served_age_seconds"):
+        buckets: dict[Any, list[tuple[float, float]]] = {}
+        for (found, labels), number in page.items():
+            if found == f"{name}_bucket":
+                others = tuple(label for label in labels if label[0] != "le")
+                buckets.setdefault(others, []).append((float(dict(labels)["le"]), number))
+        for others, counts in buckets.items():
+            ordered = [number for _, number in sorted(counts)]
+            assert ordered == sorted(ordered), "buckets are cumulative"
+            assert ordered[-1] == page[f"{name}_count", others]

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import threading
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from exporter.app import create_app
-from smartcache.catalogue import STATISTICS
+from smartcache.catalogue import CATEGORIES, STATISTICS
 from smartcache.errors import ConfigError
 from smartcache.metrics import CacheMetrics
 
@@ -87,7 +88,8 @@ async def test_the_statistics_of_all_processes_come_flat_and_in_order(
     second.increment("surgical_invalidation")
     answer = await client.get("/api/v1/cache/stats")
     assert answer.headers["content-type"] == "application/json"
-    assert list(answer.json()) == ["stats"]
+    assert list(answer.json()) == ["stats", "windows"]
+    assert answer.json()["windows"] == {name: {"since": None, "resets": None} for name in CATEGORIES}
     stats = answer.json()["stats"]
     assert list(stats) == [statistic.name for statistic in STATISTICS]
     expected = {
@@ -110,6 +112,59 @@ async def test_the_statistics_of_all_processes_come_flat_and_in_order(
         "max_latency_ms": 0,
         "min_latency_ms": 0,
     }
+
+
+class HandClock:
+    """Time that moves when the test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_scheduled_resets_move_the_statistics_and_not_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr("exporter.files.SystemClock", lambda: clock)
+    clock.now = datetime(2025, 11, 23, 22, 59, 50, tzinfo=UTC).timestamp()
+    app = create_app(tmp_path, {"vix": "daily", "performance": "hourly"})
+    metrics = CacheMetrics(tmp_path, clock=clock)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as client:
+
+        async def asked(seconds: float) -> tuple[float, float, float]:
+            metrics.record_latency(10)
+            metrics.increment("vix_normal")
+            clock.now += seconds
+            answer = (await client.get("/api/v1/cache/stats")).json()
+            stats = answer["stats"]
+            shown.update(answer["windows"])
+            return stats["total_requests"], stats["vix_normal"], stats["cache_miss"]
+
+        shown: dict[str, dict[str, str | None]] = {}
+        assert await asked(5) == (1, 1, 1)
+        assert shown["performance"] == {"since": None, "resets": "hourly"}
+        await client.get("/metrics")
+        assert await asked(5) == (0, 2, 2)
+        assert shown["performance"] == {"since": "2025-11-23T23:00:00+00:00", "resets": "hourly"}
+        assert await asked(3599) == (1, 3, 3)
+        assert await asked(10) == (0, 0, 4)
+        assert shown["vix"] == {"since": "2025-11-24T00:00:00+00:00", "resets": "daily"}
+        assert shown["swr"] == {"since": None, "resets": None}
+        page = (await client.get("/metrics")).text.splitlines()
+    metrics.close()
+    assert 'smartcache_requests_total{strategy="compute",zone="none"} 4.0' in page
+
+
+async def test_statistics_that_would_be_short_are_not_shown(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    (tmp_path / "0123456789abcdef.metrics").write_bytes(b"garbage")
+    answer = await client.get("/api/v1/cache/stats")
+    assert answer.status_code == 503
+    assert answer.json() == {"error": f"parts of {tmp_path} cannot be read; /metrics says how many"}
 
 
 async def test_health_and_landing_page_answer_without_reading_a_file(client: httpx.AsyncClient, tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def test_it_says_once_that_it_is_ready_serves_and_ends_when_told(tmp_path: Path,
     assert (exporter.returncode, stdout, stderr) == (0, "", "")
 
 
+def test_the_settings_of_the_engine_hold_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMARTCACHE_RESET_DAILY", "vix")
+    port = free_port()
+    with running(tmp_path, port) as exporter:
+        assert exporter.stdout is not None
+        exporter.stdout.readline()
+        assert '"vix":{"since":null,"resets":"daily"}' in read(port, "/api/v1/cache/stats")
+    monkeypatch.setenv("SMARTCACHE_RESET_DAILY", "latency")
+    refused("SMARTCACHE_RESET_DAILY is 'latency', but must be some of base_cache", tmp_path, str(port))
+
+
 def test_a_client_that_never_finishes_does_not_keep_it_from_ending(tmp_path: Path) -> None:
     port = free_port()
     with running(tmp_path, port) as exporter:

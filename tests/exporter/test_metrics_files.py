@@ -9,7 +9,6 @@ import signal
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,7 +20,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from scraping import Page, Scraper, Writer, summed, value
+from scraping import Page, Scraper, Writer, check_laws, summed, value
 
 from exporter import ended
 from exporter.files import MetricsFiles
@@ -267,38 +266,6 @@ def test_reading_takes_no_lock_that_a_process_could_miss(tmp_path: Path) -> None
 
 
 # -- the laws, and a plain model of what the page must say ------------------------------------------------------------
-
-
-def check_laws(page: Page, markets: int = 12) -> None:
-    """The laws of the contract that concern requests, as they stand on the page."""
-    total = summed(page, "smartcache_requests_total")
-    strategy = {s: summed(page, "smartcache_requests_total", strategy=s) for s in STRATEGIES}
-    lookup = {r: summed(page, "smartcache_lookups_total", result=r) for r in ("hit_fresh", "hit_stale", "miss")}
-    vix = {s: summed(page, "smartcache_vix_evaluations_total", status=s) for s in VIX_STATUSES}
-    swr = {
-        r: summed(page, "smartcache_swr_evaluations_total", result=r)
-        for r in ("served_fresh", "served_stale", "too_stale")
-    }
-    bypasses = value(page, "smartcache_vix_bypasses_total")
-    assert sum(strategy.values()) == total == summed(page, "smartcache_request_duration_seconds_count")
-    assert sum(lookup.values()) == total - strategy["bypass"]
-    assert strategy["serve_fresh"] == lookup["hit_fresh"] == swr["served_fresh"]
-    assert strategy["serve_stale"] == lookup["hit_stale"] == swr["served_stale"]
-    assert strategy["compute"] == lookup["miss"]
-    assert swr["too_stale"] <= lookup["miss"]
-    assert sum(vix.values()) <= total
-    assert bypasses <= min(vix["panic"], strategy["bypass"])
-    assert sum(summed(page, "smartcache_requests_total", zone=zone) for zone in ZONES[:5]) <= total
-    for name in ("smartcache_request_duration_seconds", "smartcache_served_age_seconds"):
-        buckets: dict[Any, list[tuple[float, float]]] = {}
-        for (found, labels), number in page.items():
-            if found == f"{name}_bucket":
-                others = tuple(label for label in labels if label[0] != "le")
-                buckets.setdefault(others, []).append((float(dict(labels)["le"]), number))
-        for others, counts in buckets.items():
-            ordered = [number for _, number in sorted(counts)]
-            assert ordered == sorted(ordered), "buckets are cumulative"
-            assert ordered[-1] == page[f"{name}_count", others]
 
 
 MARKETS = ("btts", "penalty", "cards_over_under", "unheard of")

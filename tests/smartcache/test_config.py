@@ -14,6 +14,8 @@ def test_the_environment_sets_what_is_named_and_converts_it() -> None:
             "SMARTCACHE_MEMORY_ENTRIES": "500",
             "SMARTCACHE_SOFT_TIMEOUT": "0.5",
             "SMARTCACHE_COMPETITIONS": "en.1, es.1",
+            "SMARTCACHE_RESET_DAILY": "vix",
+            "SMARTCACHE_RESET_HOURLY": "performance,swr",
             "SMARTCACHE_JITTER": "",
             "PATH": "/bin",
         }
@@ -21,6 +23,8 @@ def test_the_environment_sets_what_is_named_and_converts_it() -> None:
     assert config.redis_url == "redis://127.0.0.1:6379/1"
     assert (config.memory_entries, config.soft_timeout, config.jitter) == (500, 0.5, 0.0)
     assert config.competitions == ("en.1", "es.1")
+    assert config.resets == {"vix": "daily", "performance": "hourly", "swr": "hourly"}
+    assert CacheConfig().resets == {}
 
 
 def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
@@ -44,11 +48,17 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
         ("MEMORY_ENTRIES", "-1", "0 or more"),
         ("HARD_TIMEOUT", "inf", "finite"),
         ("VIX_LEAST_SAMPLES", "1", "2 or more"),
+        ("RESET_DAILY", "vix,latency", "some of base_cache, vix, "),
     ],
 )
 def test_a_wrong_value_is_named_with_its_setting_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
     with pytest.raises(ConfigError, match=f"SMARTCACHE_{name} is .*{allowed}"):
         CacheConfig.from_env({f"SMARTCACHE_{name}": value})
+
+
+def test_a_category_begins_anew_by_the_hour_or_by_the_day() -> None:
+    with pytest.raises(ConfigError, match=r"SMARTCACHE_RESET_DAILY is 'vix', .* none of those in SMARTCACHE_RESET_H"):
+        CacheConfig(reset_hourly=("performance", "vix"), reset_daily=("vix",))
 
 
 def test_an_unknown_setting_is_refused_and_the_known_ones_listed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import math
 import os
@@ -10,15 +11,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from smartcache import CacheConfig, SmartCache
 from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 from smartcache.metrics import CacheMetrics
 from smartcache.metrics_file import SUFFIX
+from smartcache.snapshot import HistogramValue
 
 DURATION = "smartcache_request_duration_seconds"
 
@@ -205,6 +209,65 @@ def test_a_disk_without_room_costs_a_warning_and_no_count(tmp_path: Path) -> Non
     assert not [*tmp_path.iterdir()], "nothing half-made is left"
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+#: Fills the disk before or after the memory is mapped, counts in every cell, and says what became of it.
+ON_A_FULL_DISK = """if True:
+    import os, sys
+    from pathlib import Path
+    from smartcache.metrics import CacheMetrics
+
+    folder, when, allocated = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "allocated"
+    if not allocated:
+        os.posix_fallocate = lambda fd, offset, size: os.ftruncate(fd, offset + size)
+
+    def fill():
+        with (folder / "other").open("wb", buffering=0) as other:
+            try:
+                while other.write(b"x" * 512):
+                    pass
+            except OSError as error:
+                print(error.strerror)
+
+    if when == "before":
+        fill()
+    metrics = CacheMetrics(folder / "metrics")
+    path = metrics.path
+    if when == "after":
+        fill()
+    for cell in range(metrics.layout.cells):
+        metrics._ints[cell] = 1
+    metrics.increment("full_invalidation", 41)
+    print(path is not None, metrics.get_stats()["full_invalidation"])
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_full_disk_costs_no_count_and_kills_nobody(disk: Path, when: str) -> None:
+    done = run(ON_A_FULL_DISK, disk, when, "allocated")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"No space left on device\n{when == 'after'} 42\n"
+    assert ("RuntimeWarning: metrics stay in this process" in done.stderr) == (when == "before")
+    assert ("No space left on device" in done.stderr) == (when == "before")
+    assert len([*disk.glob("metrics/*")]) == (when == "after"), "nothing half-made is left"
+
+
+def test_a_file_that_is_not_allocated_would_kill_its_process_on_a_full_disk(disk: Path) -> None:
+    assert run(ON_A_FULL_DISK, disk, "after", "sparse").returncode == -signal.SIGBUS
+
+
 def test_a_killed_process_keeps_its_share_and_is_dead(tmp_path: Path) -> None:
     done = run(
         """if True:
@@ -351,8 +414,7 @@ def test_sampling_rates_lie_in_0_to_1(rate: float) -> None:
 
 
 def test_sampling_thins_the_histogram_alone() -> None:
-    rng = random.Random(20_251_123)
-    metrics = CacheMetrics(rng=rng.random)
+    metrics = CacheMetrics()
     assert metrics.snapshot().samples["smartcache_latency_sampling_ratio"][()] == 1
     metrics.set_latency_sampling(0.1)
     durations = [random.Random(5).lognormvariate(-7, 1) for _ in range(20_000)]
@@ -362,12 +424,65 @@ def test_sampling_thins_the_histogram_alone() -> None:
         request(metrics, "fresh_store", seconds, zone="active")
     snapshot = metrics.snapshot()
     counted = sum(snapshot.samples[DURATION]["serve_fresh",].counts)
-    assert 0.09 * len(durations) < counted < 0.11 * len(durations)
+    assert math.isclose(counted, 0.1 * len(durations), rel_tol=0.01)
     assert snapshot.samples["smartcache_latency_sampling_ratio"][()] == 0.1
     stats = metrics.get_stats()
     assert stats["total_requests"] == stats["cache_hit_fresh"] == stats["golden_hour_active"] == len(durations)
     assert (stats["max_latency_ms"], stats["min_latency_ms"]) == (9000, 1000 * 2**-20)
     assert (snapshot.slowest, snapshot.fastest) == (9.0, 2**-20)
+
+
+def quantile(value: HistogramValue, share: float) -> float:
+    """As Prometheus's histogram_quantile has it: interpolated within the bucket."""
+    edges = (0.0, *FAMILY[DURATION].buckets)
+    rank, below = share * sum(value.counts), 0
+    for low, high, count in zip(edges, edges[1:], value.counts, strict=False):
+        if count and below + count >= rank:
+            return low + (high - low) * (rank - below) / count
+        below += count
+    return edges[-1]
+
+
+async def real_latencies() -> list[float]:
+    """How long an engine really took, hits and computes of several lengths mixed."""
+    cache = SmartCache(CacheConfig(), metrics=CacheMetrics())
+    rng = random.Random(20_251_123)
+    took = []
+
+    async def compute() -> int:
+        await asyncio.sleep(rng.expovariate(500))
+        return 1
+
+    for _ in range(1500):
+        began = time.perf_counter()
+        await cache.get_or_load(f"key:{int(rng.paretovariate(0.5)) % 500}", compute, ttl=0.05)
+        took.append(time.perf_counter() - began)
+    await cache.close()
+    return took
+
+
+async def test_quantiles_under_sampling_are_within_a_tenth_of_the_full_ones() -> None:
+    took = random.Random(1).choices(await real_latencies(), k=100_000)
+    full, thinned = CacheMetrics(clock=AtZero()), CacheMetrics(clock=AtZero())
+    thinned.set_latency_sampling(0.1)
+    for metrics in (full, thinned):
+        (hit,) = metrics.layout.cells_of("fresh_memory")
+        miss = metrics.layout.cells_of("absent")
+        for seconds in took:
+            if seconds < 0.000_5:
+                metrics.recorder.fresh_hit(hit, "none", 1.0, 0.0, seconds)
+            else:
+                metrics.recorder.request(miss, STRATEGIES.index("compute"), seconds, 0.0)
+    for strategy in ("serve_fresh", "compute"):
+        all_of_it = full.snapshot().samples[DURATION][strategy,]
+        part = thinned.snapshot().samples[DURATION][strategy,]
+        assert math.isclose(sum(part.counts), 0.1 * sum(all_of_it.counts), rel_tol=0.01)
+        for share in (0.5, 0.9, 0.95, 0.99):
+            assert math.isclose(quantile(part, share), quantile(all_of_it, share), rel_tol=0.1), (strategy, share)
+    exact = full.get_stats()
+    assert thinned.get_stats() == exact | {"avg_latency_ms": thinned.get_stats()["avg_latency_ms"]}
+    assert (thinned.snapshot().slowest, thinned.snapshot().fastest) == (max(took), min(took))
+    assert thinned.snapshot().samples["smartcache_latency_sampling_ratio"][()] == 0.1
 
 
 def test_a_reset_moves_the_local_baseline_and_not_what_is_exported() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from typing import Any
 
 import pytest
@@ -85,9 +84,7 @@ EDGES = st.sampled_from((*REQUEST_BUCKETS, *AGE_BUCKETS)).flatmap(
 
 
 def recorders() -> tuple[CacheMetrics, CacheMetrics, int]:
-    one, other = (
-        CacheMetrics(domains={"competition": ("E0",)}, clock=HandClock(), rng=random.Random(5).random) for _ in range(2)
-    )
+    one, other = (CacheMetrics(domains={"competition": ("E0",)}, clock=HandClock()) for _ in range(2))
     (cell,) = one.layout.cells_of("fresh_memory", "golden", "btts", "normal", "E0")
     return one, other, cell
 
