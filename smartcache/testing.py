@@ -377,6 +377,13 @@ class MemoryStore:
         contents.log.append(_Message(place, before, contents.sequence, origin, change, made))
         return receipt
 
+    def _begin_sequence(self) -> None:
+        """Give a log without a number one, so that its first message can be missed too."""
+        if self._contents.sequence is None:
+            with suppress(StoreUnavailableError):
+                self._check_room()
+                self._contents.sequence = self._seed()
+
     def _drop(self, change: Change) -> int:
         key, now, contents = change.name, self._now(), self._contents
         data = self._live(contents.values, key, now)
@@ -775,6 +782,8 @@ class MemoryBus:
                 return
             self.gaps += 1
         # Begin at the log's end; whatever was said before is taken as missed.
+        self._store._begin_sequence()
+        messages, sequence = self._told(until)
         self._last = (messages[-1].place if messages else 0), sequence
         self._handlers.on_gap()
         self._was_heard(now - until)
