@@ -29,7 +29,7 @@ from smartcache.keys import escape
 __all__ = [
     "ALL", "CLUSTER_LANES", "NEVER", "TICKS", "TICKS_LENGTH", "WAKE", "Belonging", "Change", "Command", "Names",
     "begin", "commit", "dependencies", "drop", "enlist", "match_version", "moved", "release", "renew", "retire",
-    "slot_of", "strike", "sweep", "tag_version", "versions", "wake_channel", "withdraw",
+    "seed", "slot_of", "strike", "sweep", "tag_version", "versions", "wake_channel", "withdraw",
 ]  # fmt: skip
 
 #: What every entry depends on; moving it retires everything.
@@ -220,8 +220,8 @@ def moved(carried: Mapping[str, str], current: Mapping[str, str | None]) -> Move
     return found
 
 
-def _seed() -> int:
-    # Room for increments below 2**63, and so wide that a number is not met twice.
+def seed() -> int:
+    """A number for a version or a sequence that was lost: never met before, with room for increments below 2**63."""
     return secrets.randbits(61)
 
 
@@ -287,7 +287,7 @@ def begin(
     return Command(
         _BEGIN,
         [key, lease_key(key), _waiting_key(key), *versions],
-        [token, lease_ms, _seed(), _VERSION_MS, newer_than, begun_from, origin],
+        [token, lease_ms, seed(), _VERSION_MS, newer_than, begun_from, origin],
     )
 
 
@@ -303,7 +303,7 @@ return answer
 
 def versions(names: Sequence[str], keep_ms: int = 0) -> Command:
     """The versions of one lane, seeded where they are lost; they outlive an entry that is kept for ``keep_ms``."""
-    return Command(_VERSIONS, names, [_seed(), max(_VERSION_MS, 2 * keep_ms)])
+    return Command(_VERSIONS, names, [seed(), max(_VERSION_MS, 2 * keep_ms)])
 
 
 _WAKE: Final = """
@@ -510,7 +510,7 @@ def retire(names: Names, origin: str, change: Change, *, in_reach: bool) -> Comm
         _RETIRE,
         [names.log(lane), names.sequence(lane), names.index(owner), *(names.version(name) for name in moved_names)],
         [
-            origin, _seed(), _GONE if change.do == "delete" else 1, _VERSION_MS, msgspec.json.encode(change), lane,
+            origin, seed(), _GONE if change.do == "delete" else 1, _VERSION_MS, msgspec.json.encode(change), lane,
             change.do, _AT_ONCE if in_reach and owner else 0, *markets,
         ],
     )  # fmt: skip
@@ -561,7 +561,7 @@ def drop(names: Names, origin: str, change: Change, *, in_reach: bool) -> list[C
     key, lane = change.name, names.lane(change.name)
     beside = [key, lease_key(key)]
     log = [names.log(lane), names.sequence(lane)]
-    message: list[str | bytes | int] = [_seed(), lane, origin, msgspec.json.encode(change)]
+    message: list[str | bytes | int] = [seed(), lane, origin, msgspec.json.encode(change)]
     if in_reach:
         return [Command(_DROP_HERE, beside + log, [change.do, *message])]
     return [Command(_DROP + "return drop(ARGV[1])", beside, [change.do]), Command(_ANNOUNCE_ALONE, log, message)]

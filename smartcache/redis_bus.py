@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, Final
 
 import msgspec
@@ -216,6 +216,9 @@ class RedisBus:
         pipeline = client.pipeline(transaction=False)
         lanes = range(self._names.lanes)
         for lane in lanes:
+            # A log without a number gets one, or nobody would notice that its first message came and went.
+            with suppress(redis.ResponseError):  # a store that takes no writes
+                client.set(self._names.sequence(lane), protocol.seed(), nx=True)
             pipeline.get(self._names.sequence(lane))
             pipeline.xrevrange(self._names.log(lane), count=1)
             pipeline.get(self._names.sequence(lane))

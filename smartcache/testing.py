@@ -372,10 +372,17 @@ class MemoryStore:
             keys = frozenset(() if change.what == "all" else self._sweep(change, now))
             receipt = Receipt(keys, len(keys))
         contents = self._contents
-        place, before, made = next(self._places), contents.sequence, self._clock.monotonic()
+        place, before, made = next(self._places), contents.sequence, self._instant()
         contents.sequence = self._seed() if before is None else before + 1
         contents.log.append(_Message(place, before, contents.sequence, origin, change, made))
         return receipt
+
+    def _begin_sequence(self) -> None:
+        """Give a log without a number one, so that its first message can be missed too."""
+        if self._contents.sequence is None:
+            with suppress(StoreUnavailableError):
+                self._check_room()
+                self._contents.sequence = self._seed()
 
     def _drop(self, change: Change) -> int:
         key, now, contents = change.name, self._now(), self._contents
@@ -435,6 +442,10 @@ class MemoryStore:
         """The store's clock in microseconds, for a question of its own."""
         self._questions += 1
         return _micros(self._clock.time()) + self._questions
+
+    def _instant(self) -> float:
+        """The store's monotonic instant in seconds, later with every question."""
+        return self._clock.monotonic() + self._questions / 1e6
 
     @staticmethod
     def _live(kept: dict[str, _Kept], name: str, now: int) -> Any:
@@ -695,6 +706,7 @@ class MemoryBus:
         self._ticks: deque[Tick] = deque()
         self._last: Position | None = None
         self._last_tick = 0
+        self._told_until = -math.inf
         self._lost: set[int] = set()
 
     @property
@@ -739,7 +751,7 @@ class MemoryBus:
                 self._changes.popleft()
             while self._ticks:
                 self._store._check_room()
-                sent = _Sent(next(self._store._places), self.origin, self._ticks.popleft(), self._now())
+                sent = _Sent(next(self._store._places), self.origin, self._ticks.popleft(), self._store._instant())
                 self._store._contents.ticks.append(sent)
         except StoreUnavailableError:
             return
@@ -751,7 +763,8 @@ class MemoryBus:
             self.connected = False
         if link._partitioned or link._held:
             return
-        until = self._now() - link._lag
+        now = self._store._instant()
+        self._told_until = until = max(self._told_until, now - link._lag)  # what was heard is not unheard
         messages, sequence = self._told(until)
         if self._last is not None:
             place, seen = self._last
@@ -763,19 +776,17 @@ class MemoryBus:
                 except StoreUnavailableError:
                     self.connected = False
                     return
-                messages, sequence = self._told(self._now())
             elif self._take(self._arrived(news), sequence):
                 self._take_ticks(until)
-                self._was_heard()
+                self._was_heard(now - until)
                 return
             self.gaps += 1
         # Begin at the log's end; whatever was said before is taken as missed.
+        self._store._begin_sequence()
+        messages, sequence = self._told(until)
         self._last = (messages[-1].place if messages else 0), sequence
         self._handlers.on_gap()
-        self._was_heard()
-
-    def _now(self) -> float:
-        return self._store._clock.monotonic()
+        self._was_heard(now - until)
 
     def _told(self, until: float) -> tuple[list[_Message], int | None]:
         """The log and its last number as they were at an instant."""
@@ -821,9 +832,9 @@ class MemoryBus:
                 if sent.origin != self.origin:
                     self._handlers.on_ticks([sent.tick])
 
-    def _was_heard(self) -> None:
+    def _was_heard(self, ago: float) -> None:
         self.connected = True
-        self.heard = self._clock.monotonic() - self._link._lag
+        self.heard = self._clock.monotonic() - ago
 
 
 def _unheard(question: Callable[[], object]) -> None:
