@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,25 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
 def test_a_wrong_value_is_named_with_its_setting_and_what_is_allowed(name: str, value: str, allowed: str) -> None:
     with pytest.raises(ConfigError, match=f"SMARTCACHE_{name} is .*{allowed}"):
         CacheConfig.from_env({f"SMARTCACHE_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ({"competitions": "en.1"}, "a list of names"),
+        ({"memory_entries": 1.5}, "a whole number"),
+        ({"hard_timeout": True}, "a number"),
+        ({"default_ttl": "300"}, "a number"),
+        ({"redis_url": 5}, "text"),
+        ({"redis_cluster": "yes"}, "true or false"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_with_its_setting_and_what_is_allowed(
+    setting: dict[str, Any], allowed: str
+) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(ConfigError, match=f"^SMARTCACHE_{name.upper()} is {value!r}, but must be {allowed}$"):
+        CacheConfig(**setting)
 
 
 def test_an_unknown_setting_is_refused_and_the_known_ones_listed() -> None:

@@ -103,6 +103,15 @@ async def test_odds_are_judged_each_time(ask: Ask, cache: SmartCacheEnhanced) ->
         await ask(current_odds={"7:match_result:home:": -2.0})
 
 
+async def test_a_context_or_odds_that_are_lists_are_refused_by_name(
+    ask: Ask, cache: SmartCacheEnhanced, model: Model
+) -> None:
+    with pytest.raises(TypeError, match=r"current_odds must map market keys to decimal odds, got \[1\.5\]"):
+        await ask(current_odds=[1.5])
+    with pytest.raises(TypeError, match=r"match_context must be a dict, got \['7'\]"):
+        await cache.get_with_intelligence(KEY, model, ["7"])  # type: ignore[arg-type]
+
+
 async def test_the_governor_hears_of_every_judgement(ask: Ask, cache: SmartCacheEnhanced) -> None:
     cache.governor.record(True, cache.clock.monotonic())
     for _ in range(9):
