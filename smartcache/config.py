@@ -96,6 +96,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
+            _convert(name, value, strict=True)
             if isinstance(value, float) and not math.isfinite(value):
                 raise _wrong(name, value, "a finite number")
         for name in _POSITIVE:
@@ -156,7 +157,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         settings = _read_file(Path(path)) if (path := given.pop("config", None)) else {}
         for name in _LISTS.intersection(given):
             settings[name] = [part.strip() for part in given.pop(name).split(",") if part.strip()]
-        return cls._convert({**settings, **given, **overrides})
+        return cls._of({**settings, **given, **overrides})
 
     @classmethod
     def from_file(cls, path: Path | str, **overrides: Any) -> Self:
@@ -165,26 +166,21 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Raises:
             ConfigError: the file cannot be read, or holds an unknown setting or a value that cannot be used.
         """
-        return cls._convert({**_read_file(Path(path)), **overrides})
+        return cls._of({**_read_file(Path(path)), **overrides})
 
     @classmethod
-    def _convert(cls, settings: Mapping[str, Any]) -> Self:
+    def _of(cls, settings: Mapping[str, Any]) -> Self:
         for name, value in settings.items():
             if name not in cls.__struct_fields__:
                 known = ", ".join(PREFIX + field.upper() for field in cls.__struct_fields__)
                 raise ConfigError(f"unknown setting {PREFIX}{name.upper()}={value!r}; the settings are {known}")
-        try:
-            return msgspec.convert(settings, cls, strict=False)
-        except msgspec.ValidationError as error:
-            if isinstance(error.__cause__, ConfigError):
-                raise error.__cause__ from None
-            name = str(error).rpartition("$.")[2].partition("`")[0].partition("[")[0]
-            expected = str(error).partition("`")[2].partition("`")[0]
-            raise _wrong(name, settings.get(name), _KINDS.get(expected.partition(" ")[0], expected)) from None
+        return cls(**{name: _convert(name, value, strict=False) for name, value in settings.items()})
 
 
+_TYPES: Final = {field.name: field.type for field in msgspec.structs.fields(CacheConfig)}
 _KINDS: Final = {
-    "float": "a number", "int": "a whole number", "str": "text", "array": "a list of names", "bool": "true or false",
+    float: "a number", int: "a whole number", str: "text", bool: "true or false", tuple[str, ...]: "a list of names",
+    str | None: "text", float | None: "a number",
 }  # fmt: skip
 _SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys", "unix")
 _LISTS: Final = frozenset({"competitions", "reset_hourly", "reset_daily"})
@@ -200,6 +196,14 @@ _NOT_NEGATIVE: Final = (
 
 def _wrong(name: str, value: object, allowed: str) -> ConfigError:
     return ConfigError(f"{PREFIX}{name.upper()} is {value!r}, but must be {allowed}")
+
+
+def _convert(name: str, value: object, *, strict: bool) -> Any:
+    """A value as its setting has it; text stands for a number only where ``strict`` is false."""
+    try:
+        return msgspec.convert(value, _TYPES[name], strict=strict)
+    except msgspec.ValidationError:
+        raise _wrong(name, value, _KINDS[_TYPES[name]]) from None
 
 
 def _read_file(path: Path) -> dict[str, Any]:

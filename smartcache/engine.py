@@ -767,6 +767,8 @@ class SmartCacheEnhanced(SmartCache):
         volatility = self.volatility
         status: int | None = None
         if odds := context.get("current_odds"):
+            if type(odds) is not dict and not isinstance(odds, Mapping):
+                return None  # reading it says what is wrong
             for market_key, price in odds.items():
                 check_odds(market_key, price)
             status = volatility.worst(odds.items(), wall)

@@ -22,6 +22,7 @@ import msgspec
 import redis
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
+from redis.exceptions import ClusterCrossSlotError
 
 from smartcache import protocol
 from smartcache.clock import Clock
@@ -47,8 +48,6 @@ _MOST_TICKS_WAITING: Final = 50_000
 Position = Mapping[int, tuple[bytes | None, bytes]]
 _change: Final = msgspec.json.Decoder(Change)
 _EVERYTHING: Final = Change("delete", "all")
-#: How answers begin that the same command will get again.
-_FOR_GOOD: Final = ("CROSSSLOT", "ERR", "WRONGTYPE")
 
 
 class RedisBus:
@@ -343,7 +342,7 @@ class RedisBus:
             try:
                 self._run(client, change)
             except redis.ResponseError as error:
-                if change == _EVERYTHING or not str(error).startswith(_FOR_GOOD):
+                if change == _EVERYTHING or not _for_good(error):
                     raise
                 # It would be refused each time, and every later change with it.
                 _log.warning("the store refuses %s, so everything is retired instead: %s", change, error)
@@ -363,3 +362,11 @@ class RedisBus:
             except Exception:
                 self._ticks.extendleft(reversed(batch))
                 raise
+
+
+def _for_good(error: redis.ResponseError) -> bool:
+    """Whether the same command will get the same answer."""
+    if type(error) is not redis.ResponseError:  # what redis-py has a class for, such as READONLY and OOM, may pass
+        return isinstance(error, ClusterCrossSlotError)
+    code = str(error).partition(" ")[0]  # redis-py takes ERR off, and leaves what it does not know, such as MISCONF
+    return code == "WRONGTYPE" or not code.isupper()

@@ -81,7 +81,10 @@ class Standing:
 
     def answers(self, context: Any) -> bool:
         """Whether the same is asked, odds apart."""
-        get = context.get
+        try:
+            get = context.get
+        except AttributeError:
+            return False  # reading it says what is wrong
         return (
             len(context) - ("current_odds" in context) == self.names
             and get("match_id") == self.match_id

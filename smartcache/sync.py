@@ -27,7 +27,7 @@ from smartcache.loop_thread import Call, LoopThread
 from smartcache.request import Limits
 from smartcache.result import CacheResult
 from smartcache.tags import EventType
-from smartcache.warming import Progress, Wanted, Warmed
+from smartcache.warming import Progress, Wanted, Warmed, check_wanted
 
 __all__ = ["SyncCache"]
 
@@ -277,7 +277,7 @@ class SyncCache:
                     call, f"compute_fn for {one.key!r}", one.compute_fn, limits, elsewhere=at_once > 1
                 )
             )
-            for one in wanted
+            for one in map(check_wanted, wanted)
         ]
         return self._answer_to(
             call,

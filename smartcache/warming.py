@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from smartcache.request import MatchContext
 
-__all__ = ["Progress", "Wanted", "Warmed", "warm_all"]
+__all__ = ["Progress", "Wanted", "Warmed", "check_wanted", "warm_all"]
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -55,16 +55,21 @@ async def warm_all(
     at_once: int,
     progress: bool | Progress,
 ) -> Warmed:
-    """Warm what is wanted, ``at_once`` values at a time."""
-    if at_once < 1:
-        raise ValueError(f"at_once is {at_once!r}, but must be 1 or more")
+    """Warm what is wanted, ``at_once`` values at a time.
+
+    Raises:
+        TypeError, ValueError: something that is not wanted, or no number.
+        Exception: what ``wanted`` or ``progress`` raised.
+    """
+    if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+        raise ValueError(f"at_once is {at_once!r}, but must be a whole number of at least 1")
     total = len(wanted) if isinstance(wanted, list | tuple | set | dict) else None
     counts = {"computed": 0, "held": 0, "skipped": 0}
     failed: dict[str, Exception] = {}
     queue = iter(wanted)
 
     async def work(show: Progress) -> None:
-        for one in queue:
+        for one in map(check_wanted, queue):
             try:
                 counts[await warm_one(one)] += 1
             except Exception as error:
@@ -72,10 +77,24 @@ async def warm_all(
             show(sum(counts.values()) + len(failed), total)
 
     with _shown(progress, total) as show:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(at_once):
-                workers.create_task(work(show))
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(at_once):
+                    workers.create_task(work(show))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
     return Warmed(counts["computed"], counts["held"], counts["skipped"], failed)
+
+
+def check_wanted(one: Wanted[R_co]) -> Wanted[R_co]:
+    """What is wanted, made sure of.
+
+    Raises:
+        TypeError: something else.
+    """
+    if not isinstance(one, Wanted):
+        raise TypeError(f"warm() was given {one!r}: write it as Wanted(key, compute_fn)")
+    return one
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,25 @@ def test_a_wrong_value_is_named_with_its_setting_and_what_is_allowed(name: str, 
 def test_a_category_begins_anew_by_the_hour_or_by_the_day() -> None:
     with pytest.raises(ConfigError, match=r"SMARTCACHE_RESET_DAILY is 'vix', .* none of those in SMARTCACHE_RESET_H"):
         CacheConfig(reset_hourly=("performance", "vix"), reset_daily=("vix",))
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ({"competitions": "en.1"}, "a list of names"),
+        ({"memory_entries": 1.5}, "a whole number"),
+        ({"hard_timeout": True}, "a number"),
+        ({"default_ttl": "300"}, "a number"),
+        ({"redis_url": 5}, "text"),
+        ({"redis_cluster": "yes"}, "true or false"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_with_its_setting_and_what_is_allowed(
+    setting: dict[str, Any], allowed: str
+) -> None:
+    ((name, value),) = setting.items()
+    with pytest.raises(ConfigError, match=f"^SMARTCACHE_{name.upper()} is {value!r}, but must be {allowed}$"):
+        CacheConfig(**setting)
 
 
 def test_an_unknown_setting_is_refused_and_the_known_ones_listed() -> None:

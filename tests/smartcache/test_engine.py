@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import pytest
-from conftest import Model, eventually
+from conftest import Model, eventually, wait_until
 
 from smartcache import (
     CacheConfig,
@@ -423,9 +426,22 @@ async def test_the_decorator(cache: SmartCacheEnhanced) -> None:
     assert calls == [3, 4]
 
 
-def test_it_works_from_one_loop_after_another_and_shares_across_threads(cache: SmartCacheEnhanced) -> None:
-    import threading
+async def test_the_decorator_gives_every_value_the_tags_of_a_generator(cache: SmartCacheEnhanced) -> None:
+    calls: list[str] = []
 
+    @cache.cached(key=lambda name: name, tags=(tag for tag in ["x"]))
+    async def note(name: str) -> str:
+        calls.append(name)
+        return name
+
+    await note("a")
+    await note("b")
+    assert await cache.delete(tags=["x"]) == 2
+    await note("b")
+    assert calls == ["a", "b", "b"]
+
+
+def test_it_works_from_one_loop_after_another_and_shares_across_threads(cache: SmartCacheEnhanced) -> None:
     model = Model()
     assert asyncio.run(cache.get_or_load(KEY, model)) == {"run": 1}
     assert asyncio.run(cache.get_or_load(KEY, model)) == {"run": 1}
@@ -579,3 +595,144 @@ async def test_a_value_served_on_error_promises_nothing_more(
     model.error = RuntimeError("model is down")
     result = await cache.get_with_intelligence(KEY, model)
     assert (result.expires_in, result.stale_for, result.outcome) == (-400, 0, "error_memory")
+
+
+async def test_a_failed_refresh_is_left_alone_before_xfetch_asks_again(clock: VirtualClock, model: Model) -> None:
+    cache = SmartCacheEnhanced(CacheConfig(), clock=clock, rng=lambda: 1 - 1e-9)  # X-Fetch draws 20 s before expiry
+    model.clock, model.seconds = clock, 1.0
+    await cache.get_or_load(KEY, model)
+    clock.advance(290)
+    model.seconds, model.error = 0.0, RuntimeError("model is down")
+    for _ in range(5):
+        await cache.get_or_load(KEY, model)
+        await eventually(lambda: cache.metrics.get_stats()["swr_background_error"] == 1)
+    assert model.runs == 2
+    clock.advance(5.1)
+    await cache.get_or_load(KEY, model)
+    await eventually(lambda: model.runs == 3)
+
+
+async def test_a_panic_that_begins_while_the_compute_fails_keeps_back_what_is_held(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model
+) -> None:
+    match: Any = {"match_id": "7", "market": "btts"}
+    for _ in range(3):
+        cache.update_vix_snapshot("7:btts:yes:", 2.0)
+    await cache.get_or_load(KEY, model, match_context=match, ttl=5)
+    clock.advance(60)
+
+    async def fail(odds: float) -> Any:
+        cache.update_vix_snapshot("7:btts:yes:", odds)
+        raise RuntimeError("model is down")
+
+    assert await cache.get_or_load(KEY, lambda: fail(2.0), match_context=match, ttl=5) == {"run": 1}
+    clock.advance(60)
+    with pytest.raises(RuntimeError, match="model is down"):
+        await cache.get_or_load(KEY, lambda: fail(4.0), match_context=match, ttl=5)
+
+
+@pytest.mark.parametrize("over_a_store", [False, True])
+async def test_a_value_stored_without_its_match_is_not_given_to_who_names_it(
+    cache: SmartCacheEnhanced, make_cache: Any, model: Model, over_a_store: bool
+) -> None:
+    one = make_cache() if over_a_store else cache
+    await one.get_or_load(KEY, model)
+    other = make_cache() if over_a_store else cache
+    for _ in range(2):
+        named = await other.get_with_intelligence(KEY, model, {"match_id": "7", "market": "btts"})
+        assert named.value == {"run": 2}, "no event could have retired the first"
+    assert await other.get_or_load(KEY, model) == {"run": 2}
+
+
+async def test_failures_are_remembered_at_a_cost_that_does_not_grow_with_their_number(
+    clock: VirtualClock, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartcache.loader._MOST_FAILURES", 10)
+    cache = SmartCacheEnhanced(CacheConfig(error_backoff=60.0), clock=clock)
+    model.error = RuntimeError("model is down")
+    tables: list[Any] = []
+    for number in range(100):
+        with pytest.raises(RuntimeError):
+            await cache.get_or_load(f"k{number}", model)
+        if not tables or tables[-1] is not cache._loader._rests:
+            tables.append(cache._loader._rests)
+    assert len(tables) <= 6, "gone through each time their number has doubled"
+    clock.advance(61)
+    for number in range(100):
+        with pytest.raises(RuntimeError):
+            await cache.get_or_load(f"later{number}", model)
+    assert "k0" not in cache._loader._rests, "and forgotten when they have rested"
+
+
+# -- event loops that stop -------------------------------------------------------------------------------------------
+
+
+def test_a_compute_whose_loop_paused_brings_nothing_from_before_a_delete(
+    cache: SmartCacheEnhanced, model: Model
+) -> None:
+    paused = asyncio.new_event_loop()
+    gate = asyncio.Event()
+
+    async def slow() -> str:
+        await gate.wait()
+        return "old"
+
+    async def give_up() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(cache.get_or_load(KEY, slow), 0.01)
+
+    async def elsewhere() -> None:
+        assert await cache.get_or_load(KEY, model) == {"run": 1}
+        assert await cache.delete(KEY) == 1
+
+    paused.run_until_complete(give_up())
+    asyncio.run(elsewhere())
+    gate.set()
+    paused.run_until_complete(asyncio.sleep(0.01))
+    assert paused.run_until_complete(cache.get_or_load(KEY, model)) == {"run": 2}
+    paused.close()
+
+
+def test_refreshes_of_loops_that_stopped_leave_room_for_others(clock: VirtualClock, model: Model) -> None:
+    cache = SmartCacheEnhanced(CacheConfig(refreshes_at_once=2), clock=clock, rng=lambda: 0.0)
+
+    async def slow() -> int:
+        await asyncio.sleep(0.01)
+        return 1
+
+    async def refreshed() -> None:
+        await cache.get_or_load("other", model)
+        clock.advance(400)
+        await cache.get_or_load("other", model)
+        await eventually(lambda: model.runs == 2)
+
+    stopped = [asyncio.new_event_loop() for _ in range(2)]
+    for number, loop in enumerate(stopped):
+        loop.run_until_complete(cache.get_or_load(f"k{number}", slow))
+        clock.advance(400)
+        loop.run_until_complete(cache.get_or_load(f"k{number}", slow))
+    asyncio.run(refreshed())
+    for loop in stopped:
+        loop.run_until_complete(asyncio.sleep(0.02))
+        loop.close()
+
+
+def test_a_loop_that_ends_fails_nobody_who_waits_in_another(cache: SmartCacheEnhanced, model: Model) -> None:
+    joined = threading.Event()
+
+    async def never() -> None:
+        await asyncio.sleep(60)
+
+    async def give_up() -> None:
+        asking = asyncio.create_task(cache.get_or_load(KEY, never))
+        await asyncio.to_thread(joined.wait)
+        asking.cancel()
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(asyncio.run, give_up())
+        wait_until(lambda: cache._holdings.board.get(KEY) is not None)
+        other = threads.submit(asyncio.run, cache.get_or_load(KEY, model))
+        wait_until(lambda: cache.metrics.snapshot().samples["smartcache_coalesced_requests_total"][()] == 1)
+        joined.set()
+        first.result()
+        assert other.result() == {"run": 1}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Model, eventually
 
-from smartcache import ReentrantComputeError, SmartCacheEnhanced, compute_context
+from smartcache import ComputeCancelledError, ReentrantComputeError, SmartCacheEnhanced, compute_context
 
 
 class Loader:
@@ -116,3 +116,18 @@ async def test_a_load_that_nobody_waits_for_any_more_is_given_up(cache: SmartCac
         await cache.get_many(["a", "b"], load, hard_timeout=0.05)
     load.gate.set()
     assert await cache.get_many(["a"], Loader()) == {"a": "value of a"}
+
+
+async def test_a_context_for_a_key_that_is_not_asked_for_is_refused(cache: SmartCacheEnhanced) -> None:
+    with pytest.raises(ValueError, match="match_contexts has 'c', which is not among the keys"):
+        await cache.get_many(["a", "b"], Loader(), match_contexts={"a": {"match_id": "1"}, "c": {"match_id": "2"}})
+
+
+async def test_a_load_that_is_cancelled_from_within_fails_its_keys_at_once(cache: SmartCacheEnhanced) -> None:
+    async def load(keys: Sequence[str]) -> dict[str, Any]:
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    async with asyncio.timeout(5):  # the hard time-out is 10 s
+        with pytest.raises(ComputeCancelledError, match="from within"):
+            await cache.get_many(["a", "b"], load)

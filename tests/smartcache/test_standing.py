@@ -11,6 +11,8 @@ import pytest
 from conftest import Model
 
 from smartcache import CacheResult, SmartCacheEnhanced
+from smartcache.protocol import Change
+from smartcache.standing import Standing
 from smartcache.testing import VirtualClock
 
 KEY = "bets:prod:v1:pred:{m_7}:btts"
@@ -103,6 +105,15 @@ async def test_odds_are_judged_each_time(ask: Ask, cache: SmartCacheEnhanced) ->
         await ask(current_odds={"7:match_result:home:": -2.0})
 
 
+async def test_a_context_or_odds_that_are_lists_are_refused_by_name(
+    ask: Ask, cache: SmartCacheEnhanced, model: Model
+) -> None:
+    with pytest.raises(TypeError, match=r"current_odds must map market keys to decimal odds, got \[1\.5\]"):
+        await ask(current_odds=[1.5])
+    with pytest.raises(TypeError, match=r"match_context must be a dict, got \['7'\]"):
+        await cache.get_with_intelligence(KEY, model, ["7"])  # type: ignore[arg-type]
+
+
 async def test_the_governor_hears_of_every_judgement(ask: Ask, cache: SmartCacheEnhanced) -> None:
     cache.governor.record(True, cache.clock.monotonic())
     for _ in range(9):
@@ -118,6 +129,19 @@ async def test_another_mode_of_the_governor_ends_it(ask: Ask, cache: SmartCacheE
 async def test_expiring_the_key_ends_it(ask: Ask, cache: SmartCacheEnhanced) -> None:
     await cache.expire(KEY)
     assert (await ask()).strategy == "compute"
+
+
+async def test_an_expiry_while_it_is_made_ends_it(
+    cache: SmartCacheEnhanced, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overtaken(*judged: Any) -> Standing:
+        cache._holdings.apply(Change("expire", "key", KEY))  # as from the bus's thread
+        return Standing(*judged)
+
+    monkeypatch.setattr("smartcache.engine.Standing", overtaken)
+    await cache.get_with_intelligence(KEY, model)
+    await cache.get_with_intelligence(KEY, model)
+    assert (await cache.get_with_intelligence(KEY, model)).strategy == "compute"
 
 
 async def test_a_refresh_asked_for_is_made(ask: Ask) -> None:

@@ -240,6 +240,21 @@ async def test_a_process_that_hears_nothing_stops_calling_memory_fresh(
     assert other.cache.health()["store"] == "ok"
 
 
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+async def test_what_is_computed_in_a_partition_is_called_fresh_no_longer_than_the_bus_may_be_silent(
+    clock: VirtualClock, one: Process, other: Process, seconds: float
+) -> None:
+    other.link.partition()
+    clock.advance(3)
+    other.model.clock, other.model.seconds = clock, seconds
+    assert (await other.ask()).strategy == "compute"
+    assert (await one.cache.delete("key")).acknowledged
+    clock.advance(1.75 - seconds)
+    assert (await other.ask()).strategy == "serve_fresh"
+    clock.advance(0.5)
+    assert (await other.ask()).strategy == "serve_stale", "its compute began more than two seconds ago"
+
+
 async def test_messages_that_are_late_arrive_in_their_time(
     store: MemoryStore, clock: VirtualClock, one: Process, other: Process
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from conftest import Model, eventually
 
 from smartcache import SmartCacheEnhanced, compute_context
+from smartcache.testing import VirtualClock
 
 
 def tagging(model: Model, *tags: str) -> Any:
@@ -175,3 +176,33 @@ async def test_a_lease_is_given_back_when_a_late_tag_keeps_the_value_out(make_ca
     await computing
     async with asyncio.timeout(1):  # a lease lasts 5 s
         assert await other.get_or_load("a", model) == {"run": 2}
+
+
+@pytest.mark.parametrize("named_by", ["the compute", "the later caller"])
+async def test_who_comes_after_a_tag_was_deleted_gets_nothing_that_began_before(
+    cache: SmartCacheEnhanced, model: Model, named_by: str
+) -> None:
+    model.gate = asyncio.Event()
+    late = named_by == "the compute"
+    first = asyncio.create_task(cache.get_or_load("a", tagging(model, "x") if late else model))
+    await eventually(lambda: model.runs == 1)
+    await cache.delete(tags=["x"])
+    later = asyncio.create_task(cache.get_or_load("a", model, tags=[] if late else ["x"]))
+    await asyncio.sleep(0.01)
+    model.gate.set()
+    assert await first == {"run": 1}
+    assert await later == {"run": 2}
+
+
+async def test_what_a_tag_of_its_own_compute_deletes_while_its_caller_waits_does_not_serve_on_error(
+    cache: SmartCacheEnhanced, clock: VirtualClock, model: Model
+) -> None:
+    await cache.get_or_load("a", tagging(model, "x"))
+    clock.advance(700)
+    model.gate, model.error = asyncio.Event(), RuntimeError("down")
+    asking = asyncio.create_task(cache.get_or_load("a", model))
+    await eventually(lambda: model.runs == 2)
+    await cache.delete(tags=["x"])
+    model.gate.set()
+    with pytest.raises(RuntimeError, match="down"):
+        await asking

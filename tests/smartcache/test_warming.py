@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -67,3 +68,24 @@ async def test_warming_over_a_store_leaves_the_value_there(make_cache: Any, mode
 async def test_nothing_at_once_is_refused(cache: SmartCacheEnhanced) -> None:
     with pytest.raises(ValueError, match="at_once is 0"):
         await cache.warm([], at_once=0)
+
+
+async def test_at_once_is_a_whole_number(cache: SmartCacheEnhanced) -> None:
+    with pytest.raises(ValueError, match=r"at_once is 2\.5, but must be a whole number"):
+        await cache.warm([], at_once=2.5)  # type: ignore[arg-type]
+
+
+async def test_what_is_not_wanted_is_refused_by_name(cache: SmartCacheEnhanced, model: Model) -> None:
+    with pytest.raises(TypeError, match=r"given \('a', .*: write it as Wanted\(key, compute_fn\)"):
+        await cache.warm([("a", model)])  # type: ignore[list-item]
+
+
+async def test_an_error_of_those_who_are_asked_what_is_wanted_comes_as_it_is(
+    cache: SmartCacheEnhanced, model: Model
+) -> None:
+    def broken() -> Iterator[Wanted[Any]]:
+        yield Wanted("a", model)
+        raise RuntimeError("no more fixtures")
+
+    with pytest.raises(RuntimeError, match="no more fixtures"):
+        await cache.warm(broken())
