@@ -6,12 +6,12 @@ import math
 from datetime import UTC, datetime
 
 import pytest
-from conftest import VirtualClock
 
 from smartcache import CacheConfig, SmartCacheEnhanced
 from smartcache.catalogue import CATEGORIES, STRATEGIES
 from smartcache.metrics import CacheMetrics
 from smartcache.snapshot import Samples, totals
+from smartcache.testing import VirtualClock
 from smartcache.windows import Windows
 
 
