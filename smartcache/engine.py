@@ -195,8 +195,18 @@ class SmartCache:
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
         request = self._request(key, compute_fn, match_context, tags, limits)
-        value = (await self._answer(request, force_refresh)).value
-        return copies.deepcopy(value) if copy else value  # type: ignore[no-any-return]
+        answer = None
+        entry = None if force_refresh else self._holdings.get(key)
+        if (
+            entry is not None
+            and (standing := entry.standing) is not None
+            and entry.is_within(request.ttl, request.stale_for)
+            and entry.satisfies(request)
+        ):
+            answer = self._answer_again(entry, standing, match_context or _NO_CONTEXT)
+        if answer is None:
+            answer = await self._answer(request, force_refresh)
+        return copies.deepcopy(answer.value) if copy else answer.value  # type: ignore[no-any-return]
 
     async def get_many(
         self,
@@ -529,6 +539,39 @@ class SmartCache:
         if entry.expired:  # meanwhile, by another thread
             entry.standing = None
 
+    def _answer_again(self, entry: Entry, standing: Standing, context: MatchContext) -> CacheResult[Any] | None:
+        """The answer to a question whose answer stands; None when it has to be judged."""
+        start = self._monotonic()
+        if (
+            start >= standing.until
+            or not standing.from_wall <= (wall := self._time()) < standing.until_wall
+            or self.governor.mode != "normal"
+            or not standing.answers(context)
+            or (self._bus is not None and start - self._bus.heard > self.config.bus_silence)
+        ):
+            return None
+        volatility = self.volatility
+        status: int | None = None
+        if odds := context.get("current_odds"):
+            if type(odds) is not dict and not isinstance(odds, Mapping):
+                return None  # reading it says what is wrong
+            for market_key, price in odds.items():
+                check_odds(market_key, price)
+            status = volatility.worst(odds.items(), wall)
+        elif standing.windows_known != volatility.version:
+            return None
+        elif standing.windows:
+            status = volatility.worst([(market_key, None) for market_key in standing.windows], wall)
+        if status is not None:
+            if status != NORMAL:
+                return None
+            self.governor.record(False, start)
+        age = start - entry.born
+        self._tally.fresh_hit(
+            standing.cells[status is not None], standing.zone or "none", age, start, self._monotonic()
+        )
+        return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
+
     def _trusts_memory(self, entry: Entry, now: float) -> bool:
         """Whether an entry in memory may be called fresh.
 
@@ -752,39 +795,6 @@ class SmartCacheEnhanced(SmartCache):
         if copy:
             result.value = copies.deepcopy(result.value)
         return result
-
-    def _answer_again(self, entry: Entry, standing: Standing, context: MatchContext) -> CacheResult[Any] | None:
-        """The answer to a question whose answer stands; None when it has to be judged."""
-        start = self._monotonic()
-        if (
-            start >= standing.until
-            or not standing.from_wall <= (wall := self._time()) < standing.until_wall
-            or self.governor.mode != "normal"
-            or not standing.answers(context)
-            or (self._bus is not None and start - self._bus.heard > self.config.bus_silence)
-        ):
-            return None
-        volatility = self.volatility
-        status: int | None = None
-        if odds := context.get("current_odds"):
-            if type(odds) is not dict and not isinstance(odds, Mapping):
-                return None  # reading it says what is wrong
-            for market_key, price in odds.items():
-                check_odds(market_key, price)
-            status = volatility.worst(odds.items(), wall)
-        elif standing.windows_known != volatility.version:
-            return None
-        elif standing.windows:
-            status = volatility.worst([(market_key, None) for market_key in standing.windows], wall)
-        if status is not None:
-            if status != NORMAL:
-                return None
-            self.governor.record(False, start)
-        age = start - entry.born
-        self._tally.fresh_hit(
-            standing.cells[status is not None], standing.zone or "none", age, start, self._monotonic()
-        )
-        return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
     def update_vix_snapshot(self, market_key: str, odds: float, timestamp: datetime | float | None = None) -> None:
         """Take in one price, here and in every other process.
