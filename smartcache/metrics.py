@@ -274,7 +274,7 @@ class CacheMetrics:
         return self._path
 
     def close(self) -> None:
-        """Let go of the file; what was counted stays in it."""
+        """Let go of the file: what was counted is the share of an ended process, and what follows is not exported."""
         fd = self.__dict__.get("_fd")
         if fd is not None:
             os.close(fd)

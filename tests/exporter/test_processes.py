@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -124,15 +125,23 @@ def test_writers_and_exporter_live_in_pid_namespaces_of_their_own(tmp_path: Path
     port = free_port()
     command = [*UNSHARE, sys.executable, "-m", "exporter", "--dir", str(tmp_path), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as exporter, loaded(tmp_path, UNSHARE) as processes:
-        assert exporter.stdout is not None
-        exporter.stdout.readline()
+        try:
+            assert exporter.stdout is not None
+            exporter.stdout.readline()
+            assert states(port) == (4, 0)
+            processes.pop().kill()
+            assert states(port) == (3, 1)
+        finally:
+            exporter.kill()
 
-        def states() -> list[str]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-                lines = answer.read().decode().splitlines()
-            return [line for line in lines if line.startswith("smartcache_processes{")]
 
-        assert states()[:2] == ['smartcache_processes{state="live"} 4.0', 'smartcache_processes{state="dead"} 0.0']
-        processes.pop().kill()
-        assert states()[:2] == ['smartcache_processes{state="live"} 3.0', 'smartcache_processes{state="dead"} 1.0']
-        exporter.kill()
+def states(port: int) -> tuple[int, int]:
+    """How many processes the exporter calls live and dead."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        page = answer.read().decode()
+    live, dead = (
+        re.search(rf'^smartcache_processes{{state="{state}"}} (\d+)', page, re.M) for state in ("live", "dead")
+    )
+    assert live
+    assert dead
+    return int(live[1]), int(dead[1])
