@@ -769,7 +769,7 @@ class MemoryBus:
         if self._last is not None:
             place, seen = self._last
             news = [message for message in messages if message.place > place]
-            if seen is not None and ((sequence or seen) < seen or (news and news[0].number <= seen)):
+            if seen is not None and (sequence is None or sequence < seen or (news and news[0].number <= seen)):
                 # An old snapshot, or a replica that lagged: changes that it had acknowledged are undone.
                 try:
                     self._store._change(EVERYTHING, self.origin)
