@@ -272,7 +272,7 @@ class RedisBus:
         seen = self._position[lane][0]
         if not seen or not seen.isdigit():
             return False
-        if sequence and sequence.isdigit() and int(sequence) < int(seen):
+        if sequence is None or (sequence.isdigit() and int(sequence) < int(seen)):
             return True
         next_number = messages[0][1].get(b"n", b"") if messages else b""
         return next_number.isdigit() and int(next_number) <= int(seen)

@@ -769,7 +769,7 @@ class MemoryBus:
         if self._last is not None:
             place, seen = self._last
             news = [message for message in messages if message.place > place]
-            if seen is not None and ((sequence or seen) < seen or (news and news[0].number <= seen)):
+            if seen is not None and (sequence is None or sequence < seen or (news and news[0].number <= seen)):
                 # An old snapshot, or a replica that lagged: changes that it had acknowledged are undone.
                 try:
                     self._store._change(EVERYTHING, self.origin)
@@ -783,10 +783,11 @@ class MemoryBus:
             self.gaps += 1
         # Begin at the log's end; whatever was said before is taken as missed.
         self._store._begin_sequence()
-        messages, sequence = self._told(until)
+        self._told_until = self._store._instant()
+        messages, sequence = self._told(self._told_until)
         self._last = (messages[-1].place if messages else 0), sequence
         self._handlers.on_gap()
-        self._was_heard(now - until)
+        self._was_heard(0.0)
 
     def _told(self, until: float) -> tuple[list[_Message], int | None]:
         """The log and its last number as they were at an instant."""

@@ -570,6 +570,23 @@ async def test_a_store_that_went_back_retires_what_it_holds(shared: Shared, stor
     assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
 
 
+async def test_a_store_that_went_back_to_before_its_log_retires_what_it_holds(shared: Shared, store: Store) -> None:
+    """As from a snapshot of the time before anybody listened."""
+    await write(store)
+    carried = dict((await store.read("key", VERSIONS)).versions)
+    old = shared.snapshot()
+    heard = Heard()
+    await shared.listen(shared.connect(), "another", heard)
+    await store.change(Change("delete", "match", "7", ("btts",)), "me")
+    await shared.delivered()
+    shared.go_back_to(old)
+    await shared.delivered()
+    reading = await store.read("key", VERSIONS)
+    assert reading.data is not None, "it is back"
+    assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
+    assert heard.gaps == 2
+
+
 async def test_ticks_reach_the_others_and_who_comes_later(shared: Shared, store: Store) -> None:
     now = (await store.read("key", ())).now
     mine, others, late = Heard(), Heard(), Heard()
