@@ -342,6 +342,7 @@ async def test_a_change_whose_keys_lie_in_two_slots_is_replaced_by_retiring_ever
     monkeypatch.setattr(protocol, "drop", lambda *_, **__: [apart])
     assert not (await one.delete("a")).acknowledged
     await eventually(lambda: one.health()["queued_invalidations"] == 0)
+    await eventually(lambda: other._holdings.get("a") is None)
     assert await other.get_or_load("a", model) == {"run": 2}
 
 
