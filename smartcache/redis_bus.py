@@ -22,7 +22,7 @@ import msgspec
 import redis
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import ClusterCrossSlotError
+from redis.exceptions import ClusterCrossSlotError, RedisClusterException
 
 from smartcache import protocol
 from smartcache.clock import Clock
@@ -341,7 +341,7 @@ class RedisBus:
             self._waiting.discard(change)  # said again from now on, it must be delivered again
             try:
                 self._run(client, change)
-            except redis.ResponseError as error:
+            except (redis.ResponseError, RedisClusterException) as error:
                 if change == _EVERYTHING or not _for_good(error):
                     raise
                 # It would be refused each time, and every later change with it.
@@ -364,9 +364,11 @@ class RedisBus:
                 raise
 
 
-def _for_good(error: redis.ResponseError) -> bool:
+def _for_good(error: Exception) -> bool:
     """Whether the same command will get the same answer."""
-    if type(error) is not redis.ResponseError:  # what redis-py has a class for, such as READONLY and OOM, may pass
-        return isinstance(error, ClusterCrossSlotError)
+    if isinstance(error, ClusterCrossSlotError) or "same key slot" in str(error):  # redis-py found out by itself
+        return True
+    if type(error) is not redis.ResponseError:
+        return False  # what redis-py has a class for, such as READONLY and OOM, may pass
     code = str(error).partition(" ")[0]  # redis-py takes ERR off, and leaves what it does not know, such as MISCONF
     return code == "WRONGTYPE" or not code.isupper()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -282,6 +283,10 @@ async def test_a_store_that_is_a_cluster_says_what_to_set(cluster: Cluster, mode
     elsewhere = next(key for key in map(str, range(100)) if slot_of(key) > 16_000)
     with pytest.raises(StoreUnavailableError, match="SMARTCACHE_REDIS_CLUSTER=true"):
         await store.release(elsewhere, "token")
+    async with asyncio.timeout(5):  # the hard time-out is 10 s
+        with pytest.raises(StoreUnavailableError, match="CROSSSLOT"):
+            await store.read(elsewhere, (protocol.ALL,))
+        assert await cache.get_or_load(elsewhere, model) == {"run": 1}
     await cache.close()
 
 
@@ -314,3 +319,42 @@ async def test_a_replica_that_takes_over_is_found_and_nothing_stale_is_served(tm
         assert other.metrics.get_stats()["cache_errors"] == errors, "all of the store answers again"
         for cache in (one, other):
             await cache.close()
+
+
+@pytest.mark.parametrize("key", ["a}b", "a{}b{c}", "}{"])
+async def test_a_key_may_have_braces_wherever_it_likes(make: Any, model: Model, key: str) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    assert await one.get_or_load(key, model) == await other.get_or_load(key, model) == {"run": 1}
+    found = await one.delete(key)
+    assert (found, found.acknowledged, one.health()["queued_invalidations"]) == (1, True, 0)
+    await eventually(lambda: other._holdings.get(key) is None)
+    assert await other.get_or_load(key, model) == {"run": 2}
+
+
+async def test_a_change_whose_keys_lie_in_two_slots_is_replaced_by_retiring_everything(
+    make: Any, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    await other.get_or_load("a", model)
+    apart = protocol.Command("return 1", ["a", "b"], [])
+    monkeypatch.setattr(protocol, "drop", lambda *_, **__: [apart])
+    assert not (await one.delete("a")).acknowledged
+    await eventually(lambda: one.health()["queued_invalidations"] == 0)
+    await eventually(lambda: other._holdings.get("a") is None)
+    assert await other.get_or_load("a", model) == {"run": 2}
+
+
+async def test_a_read_that_a_server_refuses_is_a_failure_and_no_miss(make: Any, model: Model, cluster: Cluster) -> None:
+    cache = make()
+    await cache.get_or_load("a", model)
+    with ExitStack() as stack:
+        for server in cluster.servers:
+            client: Any = stack.enter_context(redis.Redis(port=server.port))
+            client.execute_command("ACL SETUSER default -get")
+            stack.callback(client.execute_command, "ACL SETUSER default +get")
+        with pytest.raises(StoreUnavailableError, match="NOPERM"):
+            await cache._store.read("a", (protocol.ALL,))
+        assert await make(memory_entries=0).get_or_load("a", model) == {"run": 2}
+    assert cache.metrics.snapshot().samples["smartcache_store_errors_total"]["read",] == 2

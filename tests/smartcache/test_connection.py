@@ -183,6 +183,56 @@ async def test_a_server_that_is_slow_is_cut_after_the_time_out_and_no_sooner() -
         await node.close()
 
 
+async def test_an_answer_that_streams_for_longer_than_the_time_out_is_not_cut() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(len(GET))
+        writer.write(b"$10\r\n")
+        for byte in b"0123456789\r\n":
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.06)
+        await reader.read()
+
+    async with serving(serve) as port:
+        node = node_at(port, timeout=0.4)
+        assert await asks(node) == [b"0123456789"]
+        await node.close()
+
+
+async def test_a_cut_connection_is_one_failure_to_the_breaker_however_many_waited() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    async with serving(serve) as port:
+        config = CacheConfig(redis_url=f"redis://127.0.0.1:{port}", breaker_failures=2)
+        store = RedisStore(config, SystemClock(), CacheMetrics())
+        for state in ("closed", "open"):
+            questions = (store.release(f"k{number}", "token") for number in range(6))
+            failures = await asyncio.gather(*questions, return_exceptions=True)
+            assert all(isinstance(failure, StoreUnavailableError) for failure in failures)
+            assert store.breaker_state == state
+        await store.close()
+
+
+async def test_a_connection_that_ended_while_the_server_was_greeted_is_not_kept() -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readexactly(len(GET))
+        writer.write(b"+OK\r\n+OK\r\n" if connections == 1 else b"+OK\r\n")
+        await reader.readexactly(len(GET))
+        writer.write(b"+fine\r\n")
+        await reader.read()
+
+    async with serving(serve) as port:
+        node = node_at(port, greeting=GET, greetings=1)
+        assert isinstance(await asks(node), ConnectionError)
+        assert await asks(node) == [b"fine"]
+        await node.close()
+
+
 async def test_too_many_questions_are_turned_away_at_once() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -228,3 +278,17 @@ def test_a_url_that_cannot_be_used_is_named() -> None:
     config = CacheConfig(redis_url="redis://127.0.0.1:port/0")
     with pytest.raises(ConfigError, match=r"SMARTCACHE_REDIS_URL is .*redis://\[user:password@\]host:port/database"):
         RedisStore(config, SystemClock(), CacheMetrics())
+
+
+async def test_a_server_that_wants_a_password_which_was_not_given_fails_reads_at_once(
+    model: Model, tmp_path: Any
+) -> None:
+    port = free_port()
+    with ValkeyServer(port=port, data_dir=tmp_path), redis.Redis(port=port) as raw:
+        raw.config_set("requirepass", "secret")
+        cache = SmartCacheEnhanced(CacheConfig(redis_url=f"redis://127.0.0.1:{port}"))
+        async with asyncio.timeout(5):  # the hard time-out is 10 s
+            assert await cache.get_or_load("a", model) == {"run": 1}
+            with pytest.raises(StoreUnavailableError, match="NOAUTH"):
+                await cache._store.read("a", ())  # type: ignore[union-attr]
+        await cache.close()

