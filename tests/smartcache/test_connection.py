@@ -198,6 +198,25 @@ async def test_an_answer_that_streams_for_longer_than_the_time_out_is_not_cut() 
         await node.close()
 
 
+async def test_one_who_fails_to_take_an_answer_keeps_nobody_from_theirs() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2 * len(GET))
+        writer.write(b"+one\r\n+two\r\n")
+        await reader.read()
+
+    def fail(replies: Replies) -> None:
+        raise RuntimeError("not what was wanted")
+
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    async with serving(serve) as port:
+        node = node_at(port)
+        node.send(GET, 1, fail)
+        assert await asks(node) == [b"two"]
+        assert [str(error) for error in told] == ["not what was wanted"]
+        await node.close()
+
+
 async def test_a_cut_connection_is_one_failure_to_the_breaker_however_many_waited() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

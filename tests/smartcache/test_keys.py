@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,3 +47,11 @@ def test_match_keys() -> None:
     assert match_id_of("match:12345") == match_id_of("12345") == "12345"
     with pytest.raises(ValueError, match="match:12345"):
         match_id_of("match:")
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"), [(None, TypeError), (["match:1"], TypeError), (True, TypeError), ("match:\n", ValueError)]
+)
+def test_what_names_no_match_is_refused_by_name(bad: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=re.escape(repr(bad))):
+        match_id_of(bad)

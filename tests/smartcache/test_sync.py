@@ -655,6 +655,8 @@ def test_warming_runs_here_or_in_workers(cache: SmartCacheEnhanced, model: Model
         model.error = LookupError("no such match")
         assert sync.warm([Wanted("bad", model)]).failed == {"bad": model.error}
         assert sync.get_with_intelligence("a", model).ttl == 60
+        with pytest.raises(TypeError, match=r"given \('a', .*: write it as Wanted"):
+            sync.warm([("a", model)])  # type: ignore[list-item]
 
 
 def test_changes_take_hold(sync: SyncCache, clock: VirtualClock, model: Model) -> None:
