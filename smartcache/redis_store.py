@@ -28,6 +28,7 @@ from smartcache.connection import Done, Endpoint, Node, Replies, is_error
 from smartcache.errors import ConfigError
 from smartcache.metrics import CacheMetrics
 from smartcache.protocol import Change, Command, Names
+from smartcache.redaction import shown
 from smartcache.redis_bus import RedisBus
 from smartcache.store import Begun, Handlers, Lease, Reading, Receipt, StoreUnavailableError
 
@@ -61,10 +62,13 @@ def _endpoint(config: CacheConfig, url: str) -> Endpoint:
     try:
         told: Any = redis.asyncio.ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError) as error:
+        # What redis-py could not read may be part of a password, and its own words quote it.
+        why = "" if "@" in url else f": {error}"
         raise ConfigError(
-            f"SMARTCACHE_REDIS_URL is {config.redis_url!r}, which redis-py cannot use: {error}. "
-            "Write it as redis://[user:password@]host:port/database"
-        ) from error
+            f"SMARTCACHE_REDIS_URL is {shown('redis_url', config.redis_url)}, which redis-py cannot use{why}. "
+            "Write it as redis://[user:password@]host:port/database, with what is not a letter or digit in a password "
+            "percent-encoded"
+        ) from None
     greeting = []
     if told.password:
         who = (told.username, told.password) if told.username else (told.password,)
