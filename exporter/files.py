@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
+from smartcache import exemplars
+from smartcache.exemplars import Exemplars
 from smartcache.metrics import MAGIC, SUFFIX, cells_start
 from smartcache.snapshot import HistogramValue, Snapshot, add_up, decode
 
@@ -40,12 +42,14 @@ class Reading(NamedTuple):
         states: how many files are in each state.
         errors: parts that could not be read this time.
         errors_total: the same, since this reader began.
+        exemplars: of all processes, living or dead, the newest; one that was read once stays until a newer one comes.
     """
 
     snapshot: Snapshot
     states: Mapping[State, int]
     errors: int
     errors_total: int
+    exemplars: Exemplars
 
 
 class MetricsFiles:
@@ -61,6 +65,7 @@ class MetricsFiles:
         self._monotonic = monotonic
         self._files: dict[str, _File] = {}
         self._errors_total = 0
+        self._exemplars: Exemplars = {}
         self._trouble = ""
         self._lock = threading.Lock()
 
@@ -87,7 +92,9 @@ class MetricsFiles:
                     errors += state == "unreadable"
                 shares.append(file.share)
             self._errors_total += errors
-            return Reading(add_up(shares), states, errors, self._errors_total)
+            # Prometheus takes no exemplar older than the last it had.
+            self._exemplars = exemplars.newest([self._exemplars, *(file.exemplars for file in self._files.values())])
+            return Reading(add_up(shares), states, errors, self._errors_total, self._exemplars)
 
     def _names(self) -> list[str]:
         with os.scandir(self.directory) as entries:
@@ -103,6 +110,7 @@ class _File:
 
     Attributes:
         share: what it adds to the sum; only what accumulates, unless its process was seen alive just now.
+        exemplars: requests that stand for their latency buckets.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,6 +120,7 @@ class _File:
         self._final: tuple[int, ...] | None = None
         self._trouble = ""
         self.share = Snapshot({})
+        self.exemplars: Exemplars = {}
 
     def read(self, now: float) -> State | None:
         """Bring ``share`` up to date; None when there is no such file (any more)."""
@@ -161,6 +170,7 @@ class _File:
         snapshot = decode(cells, description, now)
         _check_growth(self.share, snapshot)
         self._header, self._description = header, description
+        self.exemplars = exemplars.read(cells, description.get("exemplars"))
         return snapshot
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -117,10 +117,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"{type(self).__name__}({fields})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            yield name, redact(value) if isinstance(value, str) else value
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        settings = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [(name, redact(value) if isinstance(value, str) else value) for name, value in settings]
 
     @property
     def store_urls(self) -> list[str]:

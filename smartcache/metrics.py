@@ -24,8 +24,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from smartcache import exemplars
 from smartcache.catalogue import CATEGORIES, FAMILY, REQUEST_BUCKETS, STATISTIC, STRATEGIES
 from smartcache.clock import Clock, SystemClock
+from smartcache.exemplars import Exemplar
 from smartcache.layout import Layout
 from smartcache.snapshot import Snapshot, Totals, decode, derive, totals
 from smartcache.tags import MARKETS
@@ -219,6 +221,14 @@ class CacheMetrics:
             self.layout.position(axis, None) for axis in ("zone", "market", "status", "competition")
         )
         self.request(cell, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
+
+    def exemplar(self, strategy: str, exemplar: Exemplar) -> None:
+        """Let a request whose trace was exported stand for its latency bucket; one thread at a time may say so.
+
+        Raises:
+            ValueError: no such strategy.
+        """
+        exemplars.write(self._ints, self.layout.exemplars, strategy, exemplar)
 
     def set_latency_sampling(self, rate: float) -> None:
         """Let the latency histogram count only a share of requests; everything else stays exact.

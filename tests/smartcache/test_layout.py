@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smartcache import exemplars
 from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC
 from smartcache.layout import DIMENSIONS, OUTCOMES, Layout
 from smartcache.tags import MARKETS
@@ -27,6 +28,7 @@ def test_no_two_numbers_share_a_cell_and_none_is_wasted(
         size = len(family.buckets) + 2 if family.kind == "histogram" else 1
         cells += range(series.cell, series.cell + size)
     cells += range(layout.minute, layout.minute + 3 * layout.minute_slots)
+    cells += range(layout.exemplars, layout.exemplars + exemplars.CELLS)
     assert cells == list(range(layout.cells))
 
 
