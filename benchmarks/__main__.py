@@ -17,6 +17,7 @@ from benchmarks.memory_hits import memory_hit, memory_hit_with_odds, metrics_on
 from benchmarks.peers import absent
 from benchmarks.recording import recording
 from benchmarks.store_hits import store_hit, store_hits_64
+from benchmarks.tracing import tracing
 from benchmarks.turns import FULL, QUICK, Effort
 from benchmarks.verdict import Row, table, unmet
 
@@ -25,6 +26,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "memory-hit-odds": memory_hit_with_odds,
     "metrics-on": metrics_on,
     "recording": recording,
+    "tracing": tracing,
     "store-hits-64": store_hits_64,
     "store-hit": store_hit,
     "hit-ratio": hit_ratio,

@@ -776,8 +776,11 @@ class SmartCacheEnhanced(SmartCache):
             self.governor.record(False, start)
         age, end = start - entry.born, self._monotonic()
         self._tally.fresh_hit(standing.cells[status is not None], standing.zone or "none", age, start, end)
-        if self.tracer is not None:
-            self.tracer.hit(entry.key, standing.zone, age, start, end)
+        tracer = self.tracer
+        if tracer is not None:
+            left = tracer.goes_by = tracer.goes_by - 1  # here, since a call would cost more than all the rest
+            if left < 0 or end - start >= tracer.tells_from:
+                tracer.hit(entry.key, standing.zone, age, start, end)
         return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
     def update_vix_snapshot(self, market_key: str, odds: float, timestamp: datetime | float | None = None) -> None:

@@ -73,10 +73,19 @@ current: Final[ContextVar[Span]] = ContextVar("smartcache_span", default=UNDECID
 
 
 class Tracer(Protocol):
-    """Who decides which requests are recorded, and records them. Its methods must not raise."""
+    """Who decides which requests are recorded, and records them. Its methods must not raise.
+
+    Attributes:
+        goes_by: how many hits go by before one is told; the engine counts it down.
+        tells_from: a hit that took so many seconds is told too. While a request is recorded that is 0, since the hit
+            may be a part of it.
+    """
+
+    goes_by: float
+    tells_from: float
 
     def hit(self, key: str, zone: str | None, age: float, start: float, end: float) -> None:
-        """A value that was fresh in memory has been served; most requests are this one.
+        """A value that was fresh in memory has been served; what most requests do, and few of them tell.
 
         Args:
             key: its key.
@@ -87,7 +96,7 @@ class Tracer(Protocol):
         """
 
     def asked(self, key: str) -> Any:
-        """A request comes that has to be judged; until :meth:`answered`, what happens here belongs to it."""
+        """Another request comes, one that has to be judged; until :meth:`answered`, what happens here belongs to it."""
 
     def answered(self, asked: Any, request: Request, result: CacheResult[Any] | None, start: float, end: float) -> None:
         """It has ended; without a result, with the exception that is being handled.

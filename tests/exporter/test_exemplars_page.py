@@ -28,7 +28,7 @@ async def page(directory: Path, accept: str = OPENMETRICS) -> str:
 async def shown(directory: Path) -> dict[tuple[str, str], tuple[str, float, float]]:
     """Trace id, value and timestamp by strategy and bucket, as prometheus-client's own parser reads them."""
     found = {}
-    for family in text_string_to_metric_families(await page(directory)):
+    for family in text_string_to_metric_families(await page(directory)):  # type: ignore[no-untyped-call]
         for sample in family.samples:
             if sample.exemplar is not None:
                 assert family.name == FAMILY
