@@ -21,14 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", help="port to listen on (EXPORTER_PORT, 9464)")
     given = parser.parse_args(arguments)
     try:
-        directory = given.dir or os.environ.get("SMARTCACHE_METRICS_DIR")
-        if not directory:
-            raise ConfigError(
-                "SMARTCACHE_METRICS_DIR is not set: name the folder of the metrics files there or with --dir"
-            )
         host = given.host or os.environ.get("EXPORTER_HOST") or "127.0.0.1"
         port = read_port(given.port or os.environ.get("EXPORTER_PORT") or "9464", "EXPORTER_PORT")
-        app = create_app(Path(directory))
+        app = create_app(Path(given.dir) if given.dir else None)
         check_address(host, port, "EXPORTER")
     except (ConfigError, AddressError) as error:
         print(f"exporter: {error}", file=sys.stderr)

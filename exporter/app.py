@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import os
 from pathlib import Path
 from typing import Final
 
@@ -31,15 +32,23 @@ _PAGES: Final = {
 }
 
 
-def create_app(directory: Path) -> Starlette:
-    """The exporter of a directory of metrics files.
+def create_app(directory: Path | None = None) -> Starlette:
+    """The exporter of a directory of metrics files, by default the one that ``SMARTCACHE_METRICS_DIR`` names.
 
-    Mounted in another app it needs no further set-up: ``Mount("/cache", create_app(directory))``. Every worker of
-    that app may carry one; Prometheus may then ask any of them.
+    Mounted in another app it needs no further set-up: ``app.mount("/cache", create_app())``. Every worker of that app
+    may carry one; Prometheus may then ask any of them.
 
     Raises:
-        ConfigError: the directory is not there and cannot be made.
+        ConfigError: no directory is named, or it is not there and cannot be made.
     """
+    if directory is None:
+        named = os.environ.get("SMARTCACHE_METRICS_DIR")
+        if not named:
+            raise ConfigError(
+                "SMARTCACHE_METRICS_DIR is not set: name the folder of the metrics files there, with --dir, "
+                "or in create_app()"
+            )
+        directory = Path(named)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -29,6 +30,9 @@ from smartcache.tracing import UNSAMPLED, current
 __all__ = ["TraceRequests"]
 
 _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
+_TRACEPARENT: Final = re.compile(
+    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?:-|$)"
+)
 
 
 class TraceRequests:
@@ -105,14 +109,10 @@ class _Headers(Getter[list[tuple[bytes, bytes]]]):
 
 def _sampled(traceparent: bytes) -> bool | None:
     """What the caller decided (W3C Trace Context); None if it says nothing that can be read."""
-    parts = traceparent.split(b"-")
-    try:
-        version, trace_id, parent_id, flags = (int(part, 16) for part in parts[:4])
-    except ValueError:
+    found = _TRACEPARENT.match(traceparent)
+    if found is None or found["version"] == b"ff" or not found["trace"].strip(b"0") or not found["parent"].strip(b"0"):
         return None
-    if version == 0xFF or not trace_id or not parent_id or [*map(len, parts[1:4])] != [32, 16, 2]:
-        return None
-    return bool(flags & trace.TraceFlags.SAMPLED)
+    return bool(int(found["flags"], 16) & trace.TraceFlags.SAMPLED)
 
 
 def _asked(scope: Scope) -> dict[str, Any]:
