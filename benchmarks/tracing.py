@@ -7,7 +7,6 @@ recorded sent within it.
 from __future__ import annotations
 
 import inspect
-import os
 import subprocess
 import sys
 import textwrap
@@ -26,7 +25,6 @@ __all__ = ["tracing"]
 
 _WITHOUT: Final = "the same, tracing taken out of the code"
 _OFF: Final = "the same, tracing off"
-_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 #: A backend in a process of its own, which takes whatever comes and keeps nothing.
 _SINK: Final = """if True:
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,20 +49,14 @@ _SINK: Final = """if True:
 
 @contextmanager
 def backend() -> Iterator[str]:
-    """The URL of a backend that answers, by the variable that OpenTelemetry reads it from too."""
+    """Where a backend takes traces."""
     process = subprocess.Popen([sys.executable, "-c", _SINK], stdout=subprocess.PIPE, text=True)
-    before = os.environ.get(_ENDPOINT)
     try:
         assert process.stdout is not None
-        os.environ[_ENDPOINT] = f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        yield os.environ[_ENDPOINT]
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}/v1/traces"
     finally:
         process.kill()
         process.communicate()
-        if before is None:
-            del os.environ[_ENDPOINT]
-        else:
-            os.environ[_ENDPOINT] = before
 
 
 def take_tracing_out(cache: SmartCacheEnhanced) -> None:

@@ -57,7 +57,7 @@ class TraceSettings:
     """Where traces go, and which.
 
     Attributes:
-        endpoint: the backend's URL, for messages.
+        endpoint: the URL that takes them.
         ratio: share of requests without a caller's trace that are recorded.
         heeds_callers: whether a request is recorded because its caller's trace is.
     """
@@ -74,11 +74,14 @@ class TraceSettings:
             ConfigError: a value that cannot be used.
         """
         get = environ.get
-        endpoint = get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
+        name = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+        endpoint = get(name)
+        if not endpoint and (base := get(name := "OTEL_EXPORTER_OTLP_ENDPOINT")):
+            endpoint = f"{base.rstrip('/')}/v1/traces"
         if not endpoint or get("OTEL_SDK_DISABLED", "").lower() == "true" or get("OTEL_TRACES_EXPORTER") == "none":
             return None
         if not endpoint.startswith(("http://", "https://")):
-            raise _wrong("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint, "a URL such as http://127.0.0.1:4318")
+            raise _wrong(name, environ[name], "a URL such as http://127.0.0.1:4318")
         for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
             if get(name, "") not in ("", "http/protobuf"):
                 raise _wrong(name, environ[name], "http/protobuf, at the backend's port for HTTP (4318 by default)")
@@ -106,7 +109,8 @@ class Traces:
 
     Attributes:
         tracing: what the engine is given as its tracer.
-        provider: OpenTelemetry's, for spans of the application's own.
+        provider: OpenTelemetry's, for spans of the application's own; ``opentelemetry.trace.set_tracer_provider`` makes
+            it everybody's.
         processor: the provider's.
     """
 
@@ -118,7 +122,7 @@ class Traces:
     ) -> None:
         self.settings: Final = settings
         timeout = _unless(TIMEOUT, "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
-        self._delivery = Delivery(Exporter(timeout=timeout), settings.endpoint, exemplar)
+        self._delivery = Delivery(Exporter(settings.endpoint, timeout=timeout), settings.endpoint, exemplar)
         self.processor = BatchSpanProcessor(
             self._delivery,
             max_queue_size=_unless(QUEUE, "OTEL_BSP_MAX_QUEUE_SIZE"),
@@ -129,10 +133,6 @@ class Traces:
         self.provider.add_span_processor(self.processor)
         self.tracing = Tracing(self.provider, self.processor, ratio=settings.ratio)
         atexit.register(self.close)
-
-    def use_everywhere(self) -> None:
-        """Let the provider be the one that other instrumentation in this process finds."""
-        trace.set_tracer_provider(self.provider)
 
     def close(self) -> None:
         """Send what waits, for two seconds at most."""

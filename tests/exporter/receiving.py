@@ -53,6 +53,11 @@ class Receiver:
         self.status = 200
         self.url = ""
 
+    @property
+    def traces(self) -> str:
+        """Where traces go, as settings say it."""
+        return f"{self.url}/v1/traces"
+
     def named(self, name: str) -> list[Arrived]:
         return [span for span in self.spans if span.name == name]
 

@@ -20,13 +20,12 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with receiving() as running:
-        monkeypatch.setenv(ENDPOINT, running.url)
         yield running
 
 
 @pytest.fixture
 def traces(receiver: Receiver) -> Iterator[Traces]:
-    made = Traces(TraceSettings(receiver.url, 1.0, True), "tests")
+    made = Traces(TraceSettings(receiver.traces, 1.0, True), "tests")
     yield made
     made.close()
 
@@ -63,7 +62,7 @@ def test_the_sampler_is_set_as_everywhere(
 ) -> None:
     given = {"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}
     environ = {ENDPOINT: "http://backend:4318", **{name: value for name, value in given.items() if value is not None}}
-    assert TraceSettings.from_env(environ) == TraceSettings("http://backend:4318", ratio, heeds_callers)
+    assert TraceSettings.from_env(environ) == TraceSettings("http://backend:4318/v1/traces", ratio, heeds_callers)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_a_value_that_cannot_be_used_is_named(name: str, value: str, allowed: st
 
 def test_it_is_said_where_traces_go_without_a_password() -> None:
     settings = TraceSettings.from_env({ENDPOINT: "https://me:hunter2@backend:4318"})
-    assert str(settings) == "traces of 0.01 of requests to https://me:***@backend:4318"
+    assert str(settings) == "traces of 0.01 of requests to https://me:***@backend:4318/v1/traces"
 
 
 def test_headers_and_the_services_name_are_opentelemetrys_own(
@@ -95,7 +94,7 @@ def test_headers_and_the_services_name_are_opentelemetrys_own(
     monkeypatch.setenv("OTEL_SERVICE_NAME", "named")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-    traces = Traces(TraceSettings(receiver.url, 1.0, True), "tests")
+    traces = Traces(TraceSettings(receiver.traces, 1.0, True), "tests")
     hit(traces)
     traces.close()
     assert [headers["authorization"] for headers in receiver.headers] == ["Bearer t0ken"]
@@ -123,7 +122,7 @@ def test_the_queue_is_set_as_everywhere(receiver: Receiver, monkeypatch: pytest.
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "10")
     monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
-    traces = Traces(TraceSettings(receiver.url, 1.0, True), "tests")
+    traces = Traces(TraceSettings(receiver.traces, 1.0, True), "tests")
     for number in range(9):
         hit(traces, number)
     time.sleep(0.2)
@@ -154,9 +153,9 @@ def test_one_line_says_that_traces_do_not_arrive_and_one_that_they_do_again(
     traces.provider.force_flush()
     said = [record.getMessage() for record in caplog.records if "opentelemetry" in record.name or "otlp" in record.name]
     assert len(said) == 2
-    assert said[0].startswith(f"traces do not arrive at {receiver.url}, they are let go until they do: ")
+    assert said[0].startswith(f"traces do not arrive at {receiver.traces}, they are let go until they do: ")
     assert "401" in said[0]
-    assert said[1] == f"traces arrive at {receiver.url} again; 3 spans were let go"
+    assert said[1] == f"traces arrive at {receiver.traces} again; 3 spans were let go"
 
 
 def test_a_port_where_nobody_listens_is_named(
@@ -165,9 +164,8 @@ def test_a_port_where_nobody_listens_is_named(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        monkeypatch.setenv(ENDPOINT, url)
         monkeypatch.setattr(otlp, "TIMEOUT", 1.5)  # one attempt after the first
-        traces = Traces(TraceSettings(url, 1.0, True), "tests")
+        traces = Traces(TraceSettings(f"{url}/v1/traces", 1.0, True), "tests")
         hit(traces)
         traces.provider.force_flush()
         traces.close()
@@ -182,8 +180,7 @@ def test_a_backend_that_hangs_does_not_keep_the_process_from_ending(
     monkeypatch.setattr(otlp, "FAREWELL", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        monkeypatch.setenv(ENDPOINT, url)
-        traces = Traces(TraceSettings(url, 1.0, True), "tests")
+        traces = Traces(TraceSettings(f"{url}/v1/traces", 1.0, True), "tests")
         hit(traces)
         began = time.monotonic()
         traces.close()

@@ -28,7 +28,6 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with receiving() as running:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.url)
         yield running
 
 
@@ -38,7 +37,7 @@ class Served:
     def __init__(self, receiver: Receiver, ratio: float, heeds_callers: bool) -> None:
         self.receiver = receiver
         self.cache = SmartCacheEnhanced(CacheConfig(), rng=lambda: 0.0)
-        self.traces = Traces(TraceSettings(receiver.url, ratio, heeds_callers), "tests")
+        self.traces = Traces(TraceSettings(receiver.traces, ratio, heeds_callers), "tests")
         self.cache.tracer = self.traces.tracing
         below = [Route("/thing/{name}", self.thing), Route("/broken", self.broken), Route("/gone", self.gone)]
         self.app = TraceRequests(

@@ -44,7 +44,7 @@ class Traced:
     def __init__(self, receiver: Receiver, cache: SmartCacheEnhanced, ratio: float, **settings: Any) -> None:
         self.receiver = receiver
         self.cache = cache
-        self.traces = Traces(TraceSettings(receiver.url, ratio, True), "tests", cache.metrics.exemplar)
+        self.traces = Traces(TraceSettings(receiver.traces, ratio, True), "tests", cache.metrics.exemplar)
         self.tracing = Tracing(self.traces.provider, self.traces.processor, ratio=ratio, **settings)
         cache.tracer = self.tracing
 
@@ -55,7 +55,6 @@ class Traced:
 
 @pytest.fixture
 def traced(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
     made = []
 
     def make(ratio: float = 1.0, *, config: CacheConfig | None = None, clock: Any = None, **settings: Any) -> Traced:
