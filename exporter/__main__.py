@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.app import create_app
+from exporter.logs import set_up_logs
 from exporter.serving import AddressError, check_address, read_port, serve
 from smartcache.errors import ConfigError
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", help="address to listen on (EXPORTER_HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (EXPORTER_PORT, 9464)")
     given = parser.parse_args(arguments)
+    set_up_logs()
     try:
         host = given.host or os.environ.get("EXPORTER_HOST") or "127.0.0.1"
         port = read_port(given.port or os.environ.get("EXPORTER_PORT") or "9464", "EXPORTER_PORT")

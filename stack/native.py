@@ -30,8 +30,8 @@ __all__ = ["NativeStack"]
 #: Seconds a part has to become ready.
 START_WITHIN: Final = 60.0
 
-#: Names of variables whose values are shown to nobody. A URL may hold a password.
-_SECRET: Final = re.compile("PASS|SECRET|TOKEN|KEY|URL|DSN")
+#: Names of variables whose values are shown to nobody. A URL may hold a password, headers an authorization.
+_SECRET: Final = re.compile("PASS|SECRET|TOKEN|KEY|URL|DSN|ENDPOINT|HEADERS")
 
 
 class NativeStack:

@@ -75,7 +75,7 @@ PARTS: Final[tuple[Part, ...]] = (
         ("{python}", "-m", "service"),
         health="/readyz",
         needs=("valkey",),
-        settings=("SERVICE_", "SMARTCACHE_"),
+        settings=("SERVICE_", "SMARTCACHE_", "OTEL_"),
         environment={
             "SERVICE_HOST": "127.0.0.1",
             "SERVICE_PORT": "{service_port}",
