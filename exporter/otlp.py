@@ -35,11 +35,10 @@ __all__ = ["Delivery", "TraceSettings", "Traces"]
 #: Share of requests that are recorded unless ``OTEL_TRACES_SAMPLER_ARG`` says otherwise.
 RATIO: Final = 0.01
 # At 10,000 requests a second one in a hundred brings 100 traces a second, of two spans for a hit and seven for a miss:
-# 300 spans or so. The queue holds those of 25 s in which the backend does not take any; a batch is what can be encoded
-# without keeping the interpreter from requests for longer than it would hand over by itself (5 ms).
+# 300 spans or so, 10 slow requests among them. The queue holds those of 25 s in which the backend takes none.
 QUEUE: Final = 8192
 BATCH: Final = 512
-#: Milliseconds between batches, so that an exemplar is there a second or two after its request.
+#: Milliseconds between batches: an exemplar is there a second or two after its request, before the next scrape or so.
 DELAY_MS: Final = 1000
 #: Seconds for one batch, repeated attempts included.
 TIMEOUT: Final = 3.0
@@ -95,7 +94,7 @@ class TraceSettings:
         return cls(endpoint, _ratio(get("OTEL_TRACES_SAMPLER_ARG")) if ratio is None else ratio, kind != sampler)
 
     def __str__(self) -> str:
-        return f"traces of {self.ratio:.3g} of requests to {redact(self.endpoint)}"
+        return f"{100 * self.ratio:g} % of requests traced to {redact(self.endpoint)}"
 
 
 class Traces:

@@ -84,7 +84,7 @@ def test_a_value_that_cannot_be_used_is_named(name: str, value: str, allowed: st
 
 def test_it_is_said_where_traces_go_without_a_password() -> None:
     settings = TraceSettings.from_env({ENDPOINT: "https://me:hunter2@backend:4318"})
-    assert str(settings) == "traces of 0.01 of requests to https://me:***@backend:4318/v1/traces"
+    assert str(settings) == "1 % of requests traced to https://me:***@backend:4318/v1/traces"
 
 
 def test_headers_and_the_services_name_are_opentelemetrys_own(
