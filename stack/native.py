@@ -212,6 +212,8 @@ class NativeStack:
         tools = {part.tool: find_tool(part.tool) for part in present if part.tool is not None}
         values |= {name: str(path) for name, path in tools.items()}
         values |= {
+            "traces_url": self._settings.environment.get("TRACES_URL")
+            or f"http://127.0.0.1:{self._settings.ports['JAEGER_PORT']}",
             "python": sys.executable,
             "valkey": str(_valkey()),
             "root": str(ROOT),
