@@ -1,7 +1,7 @@
 """OTLP on the wire, for the spans of which there are most.
 
 Those that are known only when they have ended (:class:`exporter.tracing.Told`) are plain: no events, no links, one
-scope. They are written in protobuf's wire format directly, which takes a sixth of the time that building messages does;
+scope. They are written in protobuf's wire format directly, which takes a fifth of the time that building messages does;
 all others are encoded by OpenTelemetry. Messages of protobuf merge when their bytes are put one after the other.
 """
 
