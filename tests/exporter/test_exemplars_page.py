@@ -83,3 +83,12 @@ def test_one_that_was_shown_stays_until_a_newer_one_comes(tmp_path: Path, metric
     newer = NEW._replace(at=NEW.at + 1)
     metrics.exemplar("compute", newer)
     assert [*files.read().exemplars.values()] == [newer]
+
+
+def test_one_that_ended_earlier_and_is_recorded_later_does_not_take_its_place(
+    tmp_path: Path, metrics: CacheMetrics
+) -> None:
+    files = MetricsFiles(tmp_path)
+    for exemplar in (NEW, OLD):
+        metrics.exemplar("compute", exemplar)
+        assert [*files.read().exemplars.values()] == [NEW]

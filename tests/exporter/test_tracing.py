@@ -18,6 +18,7 @@ from exporter.files import MetricsFiles
 from exporter.otlp import Traces, TraceSettings
 from exporter.tracing import Tracing
 from smartcache import CacheConfig, SmartCacheEnhanced
+from smartcache.catalogue import REQUEST_BUCKETS
 from smartcache.holdings import EVERYTHING
 from smartcache.store import StoreUnavailableError
 from smartcache.testing import VirtualClock
@@ -41,10 +42,13 @@ def store() -> Iterator[str]:
 class Traced:
     """An engine whose traces go to a receiver; ``arrived`` sends what waits and looks."""
 
-    def __init__(self, receiver: Receiver, cache: SmartCacheEnhanced, ratio: float, **settings: Any) -> None:
+    def __init__(
+        self, receiver: Receiver, cache: SmartCacheEnhanced, ratio: float, others: float | None, **settings: Any
+    ) -> None:
         self.receiver = receiver
         self.cache = cache
-        self.traces = Traces(TraceSettings(receiver.traces, ratio, True), "tests", cache.metrics.exemplar)
+        others = ratio if others is None else others
+        self.traces = Traces(TraceSettings(receiver.traces, others, True), "tests", cache.metrics.exemplar)
         self.tracing = Tracing(self.traces.provider, self.traces.processor, ratio=ratio, **settings)
         cache.tracer = self.tracing
 
@@ -57,9 +61,16 @@ class Traced:
 def traced(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made = []
 
-    def make(ratio: float = 1.0, *, config: CacheConfig | None = None, clock: Any = None, **settings: Any) -> Traced:
+    def make(
+        ratio: float = 1.0,
+        *,
+        others: float | None = None,
+        config: CacheConfig | None = None,
+        clock: Any = None,
+        **settings: Any,
+    ) -> Traced:
         cache = SmartCacheEnhanced(config or CacheConfig(), clock=clock, rng=lambda: 0.0)
-        made.append(Traced(receiver, cache, ratio, **settings))
+        made.append(Traced(receiver, cache, ratio, others, **settings))
         return made[-1]
 
     yield make
@@ -305,7 +316,7 @@ async def test_a_share_of_requests_is_recorded_as_if_each_were_drawn(traced: Any
 
 async def test_what_belongs_to_a_request_that_goes_by_is_not_recorded_either(traced: Any, store: str) -> None:
     clock = VirtualClock()
-    one = traced(ratio=0.0, config=CacheConfig(redis_url=store), clock=clock)
+    one = traced(ratio=0.0, others=1.0, config=CacheConfig(redis_url=store), clock=clock)
     own = one.traces.provider.get_tracer("application")
 
     async def computing() -> int:
@@ -399,18 +410,24 @@ async def test_an_own_span_that_was_decided_against_is_not_given_children(traced
 
 
 async def test_exemplars_are_of_traces_that_arrived_and_of_no_others(traced: Any, tmp_path: Path) -> None:
-    one = traced(config=CacheConfig(metrics_dir=str(tmp_path)))
+    clock = VirtualClock()
+    one = traced(config=CacheConfig(metrics_dir=str(tmp_path)), clock=clock)
+
+    async def slow() -> int:
+        clock.advance(0.3)  # on the engine's clock, by which the histogram counts
+        return 1
+
     one.receiver.status = 400
     await one.cache.get_or_load("lost", compute)
     one.arrived()
     assert MetricsFiles(tmp_path).read().exemplars == {}
     one.receiver.status = 200
-    await one.cache.get_or_load("kept", compute)
-    await one.cache.get_with_intelligence("kept", compute)
-    await one.cache.get_with_intelligence("kept", compute)
+    await one.cache.get_or_load("kept", slow)
+    await one.cache.get_with_intelligence("kept", slow)
+    await one.cache.get_with_intelligence("kept", slow)
     arrived = one.arrived()
     read = MetricsFiles(tmp_path).read()
-    assert {strategy for strategy, _ in read.exemplars} == {"compute", "serve_fresh"}
+    assert [*read.exemplars] == [("compute", REQUEST_BUCKETS.index(0.5)), ("serve_fresh", 0)]
     roots = {span.trace_id: span for span in arrived.named("smartcache.get")}
     histogram = read.snapshot.samples["smartcache_request_duration_seconds"]
     for (strategy, bucket), exemplar in read.exemplars.items():
