@@ -21,6 +21,7 @@ from benchmarks.peers import absent
 from benchmarks.recording import recording
 from benchmarks.scraping import scrape
 from benchmarks.store_hits import store_hit, store_hits_64
+from benchmarks.tracing import tracing
 from benchmarks.turns import FULL, QUICK, Effort
 from benchmarks.verdict import Row, table, unmet
 from benchmarks.zipf import zipf
@@ -33,6 +34,7 @@ ROWS: Final[dict[str, Callable[[Effort], Coroutine[Any, Any, list[Row]]]]] = {
     "metrics-on": metrics_on,
     "recording": recording,
     "scrape": scrape,
+    "tracing": tracing,
     "store-hits-64": store_hits_64,
     "store-hit": store_hit,
     "hit-ratio": hit_ratio,

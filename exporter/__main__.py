@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter.app import create_app
+from exporter.logs import set_up_logs
 from exporter.serving import AddressError, check_address, read_port, serve
 from smartcache.config import CacheConfig
 from smartcache.errors import ConfigError
@@ -21,16 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", help="address to listen on (EXPORTER_HOST, 127.0.0.1)")
     parser.add_argument("--port", help="port to listen on (EXPORTER_PORT, 9464)")
     given = parser.parse_args(arguments)
+    set_up_logs()
     try:
         config = CacheConfig.from_env()
         directory = given.dir or config.metrics_dir
-        if not directory:
-            raise ConfigError(
-                "SMARTCACHE_METRICS_DIR is not set: name the folder of the metrics files there or with --dir"
-            )
         host = given.host or os.environ.get("EXPORTER_HOST") or "127.0.0.1"
         port = read_port(given.port or os.environ.get("EXPORTER_PORT") or "9464", "EXPORTER_PORT")
-        app = create_app(Path(directory), config.resets)
+        app = create_app(Path(directory) if directory else None, config.resets)
         check_address(host, port, "EXPORTER")
     except (ConfigError, AddressError) as error:
         print(f"exporter: {error}", file=sys.stderr)

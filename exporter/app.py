@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -51,11 +52,11 @@ def page(registry: CollectorRegistry, accept: str, accept_encoding: str) -> Resp
     return Response(body, headers=headers)
 
 
-def create_app(directory: Path, resets: Mapping[str, str] | None = None) -> Starlette:
-    """The exporter of a directory of metrics files.
+def create_app(directory: Path | None = None, resets: Mapping[str, str] | None = None) -> Starlette:
+    """The exporter of a directory of metrics files, by default the one that ``SMARTCACHE_METRICS_DIR`` names.
 
-    Mounted in another app it needs no further set-up: ``Mount("/cache", create_app(directory))``. Every worker of
-    that app may carry one; Prometheus may then ask any of them.
+    Mounted in another app it needs no further set-up: ``app.mount("/cache", create_app())``. Every worker of that app
+    may carry one; Prometheus may then ask any of them.
 
     Args:
         directory: where the processes keep their files.
@@ -63,8 +64,16 @@ def create_app(directory: Path, resets: Mapping[str, str] | None = None) -> Star
             do; :attr:`CacheConfig.resets` has it.
 
     Raises:
-        ConfigError: the directory is not there and cannot be made.
+        ConfigError: no directory is named, or it is not there and cannot be made.
     """
+    if directory is None:
+        named = os.environ.get("SMARTCACHE_METRICS_DIR")
+        if not named:
+            raise ConfigError(
+                "SMARTCACHE_METRICS_DIR is not set: name the folder of the metrics files there, with --dir, "
+                "or in create_app()"
+            )
+        directory = Path(named)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

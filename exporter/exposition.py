@@ -18,10 +18,12 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar as OpenMetricsExemplar
 from prometheus_client.utils import floatToGoString
 
 from exporter.files import MetricsFiles
 from smartcache.catalogue import FAMILIES, FAMILY, Family
+from smartcache.exemplars import Exemplars
 from smartcache.layout import Layout
 from smartcache.snapshot import Decoder, Snapshot
 from smartcache.tags import MARKETS
@@ -31,6 +33,8 @@ __all__ = ["CacheCollector", "families", "text_page"]
 _LAYOUT: Final = Layout({"market": MARKETS})
 #: Every family at zero, for those of which no process has said anything yet.
 _NOTHING: Final = Decoder(_LAYOUT.describe()).decode(bytes(8 * _LAYOUT.cells), 0.0)
+_LATENCY: Final = "smartcache_request_duration_seconds"
+_NONE: Final[Exemplars] = {}
 
 
 class CacheCollector(Collector):
@@ -55,7 +59,7 @@ class CacheCollector(Collector):
         """
         began = time.perf_counter()
         reading = self._files.read()
-        yield from families(reading.snapshot, reading.complete)
+        yield from families(reading.snapshot, reading.complete, reading.exemplars)
 
         def own(name: str, samples: Mapping[tuple[str, ...], float]) -> Metric:
             return _metric(FAMILY[name], samples)
@@ -67,12 +71,12 @@ class CacheCollector(Collector):
         yield own("smartcache_exporter_scrape_duration_seconds", {(): time.perf_counter() - began})
 
 
-def families(snapshot: Snapshot, complete: bool = True) -> Iterator[Metric]:
+def families(snapshot: Snapshot, complete: bool = True, exemplars: Exemplars = _NONE) -> Iterator[Metric]:
     """Every family that processes record, or the gauges alone; one that is absent when idle may have no samples."""
     for family in FAMILIES:
         if not family.by_exporter and (complete or family.kind == "gauge"):
             samples = snapshot.samples.get(family.name) or _NOTHING.samples.get(family.name, {})
-            yield _metric(family, samples)
+            yield _metric(family, samples, exemplars if family.name == _LATENCY else _NONE)
 
 
 def text_page(snapshot: Snapshot) -> str:
@@ -87,13 +91,14 @@ class _Page(NamedTuple):
         return families(self.snapshot)
 
 
-def _metric(family: Family, samples: Mapping[tuple[str, ...], Any]) -> Metric:
+def _metric(family: Family, samples: Mapping[tuple[str, ...], Any], exemplars: Exemplars = _NONE) -> Metric:
     names = [label.name for label in family.labels]
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=names, unit=family.unit)
         edges = [*map(floatToGoString, (*family.buckets, float("inf")))]
         for labels, value in samples.items():
-            buckets = [*zip(edges, accumulate(value.counts), strict=True)]
+            counts = zip(edges, accumulate(value.counts), strict=True)
+            buckets = [(*bucket, *_exemplar(exemplars, (*labels, place))) for place, bucket in enumerate(counts)]
             histogram.add_metric(labels, buckets, value.total)
         return histogram
     if family.name.endswith("_info"):
@@ -106,6 +111,12 @@ def _metric(family: Family, samples: Mapping[tuple[str, ...], Any]) -> Metric:
     for labels, value in samples.items():
         metric.add_metric(labels, value)
     return metric
+
+
+def _exemplar(exemplars: Exemplars, place: Any) -> tuple[OpenMetricsExemplar, ...]:
+    """What a bucket has beside its count: an exemplar, or nothing. Only OpenMetrics shows it."""
+    found = exemplars.get(place)
+    return () if found is None else (OpenMetricsExemplar({"trace_id": found.trace_id}, found.seconds, found.at),)
 
 
 def _version() -> str:

@@ -18,7 +18,9 @@ from typing import Final, Literal, NamedTuple
 from exporter import ended
 from exporter.ended import Ended
 from exporter.reading import File, shares, signature
+from smartcache import exemplars
 from smartcache.clock import Clock, SystemClock
+from smartcache.exemplars import Exemplars
 from smartcache.metrics_file import SUFFIX, TornError, is_name
 from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew, totals
 from smartcache.windows import Windows
@@ -42,6 +44,7 @@ class Reading(NamedTuple):
             may be less than they were once.
         errors: parts that could not be read this time.
         errors_total: the same, since this reader began.
+        exemplars: of all processes, living or dead, the newest; one that was read once stays until a newer one comes.
     """
 
     snapshot: Snapshot
@@ -49,6 +52,7 @@ class Reading(NamedTuple):
     complete: bool
     errors: int
     errors_total: int
+    exemplars: Exemplars
 
 
 class MetricsFiles:
@@ -80,6 +84,7 @@ class MetricsFiles:
         self._listed = False
         self._errors_total = 0
         self._troubles: dict[str, str] = {}
+        self._exemplars: Exemplars = {}
         self._lock = threading.Lock()
 
     def read(self) -> Reading:
@@ -106,7 +111,9 @@ class MetricsFiles:
             snapshot = add_up(parts)
             if complete and (now := self._clock.time()) >= self.windows.due:
                 self.windows.turn(now, totals(snapshot.samples))
-            return Reading(snapshot, count, complete, errors, self._errors_total)
+            # Prometheus takes no exemplar older than the last it had.
+            self._exemplars = exemplars.newest([self._exemplars, *(file.exemplars for file in self._files.values())])
+            return Reading(snapshot, count, complete, errors, self._errors_total, self._exemplars)
 
     def fold(self) -> None:
         """Fold the files of ended processes into one, unless somebody else is at it."""

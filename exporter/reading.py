@@ -16,6 +16,8 @@ from operator import le
 from pathlib import Path
 from typing import Final, Literal
 
+from smartcache import exemplars
+from smartcache.exemplars import Exemplars
 from smartcache.metrics_file import TornError, cells_start, parse_header
 from smartcache.snapshot import Decoder, Samples, ticks
 
@@ -34,6 +36,7 @@ class File:
         counts: its counts, as one long number.
         sums: its sums in ticks.
         gauges: the cells after them; empty unless its process was seen alive just now.
+        exemplars: the requests that stand for their latency buckets.
     """
 
     def __init__(self, path: Path, layouts: dict[bytes, Decoder]) -> None:
@@ -45,6 +48,7 @@ class File:
         self.counts = 0
         self.sums: list[int] = []
         self.gauges = b""
+        self.exemplars: Exemplars = {}
 
     def read(self) -> Literal["live", "dead"]:
         """Bring it up to date and say whether its process lives.
@@ -95,6 +99,7 @@ class File:
         if not all(map(le, self.sums or [0] * len(sums), sums)):
             raise TornError("sums of seconds fell")
         self._header, self.decoder, self.counts, self.sums = header, decoder, counts, sums
+        self.exemplars = exemplars.read(content[start:end], decoder.exemplars)
         return content[gauges_start:end]
 
 

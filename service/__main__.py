@@ -20,6 +20,8 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces, Loops
 from granian.log import LogLevels
 
+from exporter.logs import CONFIG
+from exporter.otlp import TraceSettings
 from service.board import Slot
 from service.fixtures import COMPETITIONS, RESULT_AFTER, load_fixtures
 from service.settings import Settings, SettingsError, read_settings
@@ -37,13 +39,14 @@ def main(arguments: list[str]) -> int:
         settings = read_settings(os.environ, arguments)
         # The engine that the workers will build, to hear now what is wrong with its settings; it connects to nothing.
         SmartCacheEnhanced(config=CacheConfig.from_env(), metrics=CacheMetrics())
+        traced = TraceSettings.from_env()
         _check_moment(settings)
         _check_port(settings)
     except (SettingsError, ConfigError) as error:
         return _refuse(str(error), 2)
     with tempfile.TemporaryDirectory(prefix="smartcache-service-", ignore_cleanup_errors=True) as folder:
         try:
-            _serve(settings, Path(folder))
+            _serve(settings, Path(folder), str(traced or "no traces"))
         except SystemExit:
             return _refuse("a worker ended as soon as it was started; the lines above say why", 1)
     return 0
@@ -54,7 +57,7 @@ def _refuse(reason: str, code: int) -> int:
     return code
 
 
-def _serve(settings: Settings, folder: Path) -> None:
+def _serve(settings: Settings, folder: Path, traced: str) -> None:
     # Workers read the environment, so what the arguments said goes there; "now" begins here for all of them.
     os.environ.update(settings.texts)
     os.environ["SERVICE_FOLDER"] = str(folder)
@@ -72,14 +75,15 @@ def _serve(settings: Settings, folder: Path) -> None:
         websockets=False,
         loop=Loops.uvloop,
         log_level=LogLevels.warning,
+        log_dictconfig=CONFIG,
         respawn_failed_workers=True,
         workers_kill_timeout=_FAREWELL,
     )
-    threading.Thread(target=_announce, args=(settings, folder), daemon=True).start()
+    threading.Thread(target=_announce, args=(settings, folder, traced), daemon=True).start()
     server.serve()
 
 
-def _announce(settings: Settings, folder: Path) -> None:
+def _announce(settings: Settings, folder: Path, traced: str) -> None:
     """Say so once every worker answers, or give up."""
     given_up = time.monotonic() + _PATIENCE
     while time.monotonic() < given_up:
@@ -88,7 +92,7 @@ def _announce(settings: Settings, folder: Path) -> None:
             store = {"none": "no store, memory alone"}.get(state["store"], f"store {state['store']}")
             print(
                 f"service ready: http://{settings.host}:{settings.port}, {settings.workers} worker(s), {store}, "
-                f"now is {state['now']}",
+                f"{traced}, now is {state['now']}",
                 flush=True,
             )
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exporter.logs import set_up_logs
+from exporter.otlp import Traces, TraceSettings
+from exporter.trace_requests import TraceRequests
 from service.answers import RequestError
 from service.clock import ReplayClock
 from service.fixtures import COMPETITIONS
@@ -31,7 +33,7 @@ __all__ = ["CountAnswers", "build", "create"]
 
 def create() -> ASGIApp:
     """The application of one worker; ``python -m service`` hands it what it needs through the environment."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs()
     at, origin = os.environ["SERVICE_CLOCK"].split()
     return build(
         read_settings(os.environ),
@@ -39,11 +41,17 @@ def create() -> ASGIApp:
         ReplayClock(float(at), float(origin)),
         CacheConfig.from_env(competitions=tuple(COMPETITIONS)),
         parent=os.getppid(),
+        traced=TraceSettings.from_env(),
     )
 
 
 def build(
-    settings: Settings, folder: Path, clock: ReplayClock, config: CacheConfig, parent: int | None = None
+    settings: Settings,
+    folder: Path,
+    clock: ReplayClock,
+    config: CacheConfig,
+    parent: int | None = None,
+    traced: TraceSettings | None = None,
 ) -> CountAnswers:
     """The application.
 
@@ -53,6 +61,7 @@ def build(
         clock: where now comes from, for the engine too.
         config: the engine's settings.
         parent: the process without which this one shall not go on, if any.
+        traced: where traces go, if anywhere.
     """
     metrics = CacheMetrics(
         directory=config.metrics_dir,
@@ -60,6 +69,9 @@ def build(
         clock=clock,
     )
     parts = assemble(settings, folder, clock, SmartCacheEnhanced(config=config, metrics=metrics, clock=clock), metrics)
+    if traced is not None:
+        parts.traces = Traces(traced, "smartcache-service", metrics.exemplar)
+        parts.cache.tracer = parts.traces.tracing
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -87,13 +99,16 @@ class CountAnswers:
     def __init__(self, application: Starlette, parts: Parts) -> None:
         self.application = application
         self.parts = parts
+        self._answer: ASGIApp = application
+        if (traces := parts.traces) is not None:
+            self._answer = TraceRequests(application, traces.tracing, traces.settings.heeds_callers)
         self._paths = {route.endpoint: route.path for route in application.routes}  # type: ignore[attr-defined]
         self._counters: dict[tuple[Any, int], Counter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its answer back."""
         if scope["type"] != "http":
-            await self.application(scope, receive, send)
+            await self._answer(scope, receive, send)
             return
 
         async def counted(message: Message) -> None:
@@ -102,7 +117,7 @@ class CountAnswers:
                 self._counter(scope.get("endpoint"), message["status"]).add()
             await send(message)
 
-        await self.application(scope, receive, counted)
+        await self._answer(scope, receive, counted)
 
     def _counter(self, endpoint: Any, status: int) -> Counter:
         counter = self._counters.get((endpoint, status))

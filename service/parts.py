@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
+from exporter.otlp import Traces
 from service.board import Board, Slot
 from service.book import PriceBook
 from service.clock import ReplayClock
@@ -34,6 +35,7 @@ class Parts:
     """What the endpoints work with.
 
     Attributes:
+        traces: on their way to a backend, if there is one.
         phase: ``starting``, ``ready`` or ``stopping``.
     """
 
@@ -47,6 +49,7 @@ class Parts:
     predictor: Predictor
     cache: SmartCacheEnhanced
     metrics: CacheMetrics
+    traces: Traces | None = None
     phase: str = "starting"
 
 
@@ -91,6 +94,8 @@ async def running(parts: Parts, parent: int | None) -> AsyncIterator[None]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await parts.cache.close()
+        if parts.traces is not None:
+            await asyncio.to_thread(parts.traces.close)
         slot.release()
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from smartcache.redaction import shown
+
 __all__ = ["Settings", "SettingsError", "read_settings"]
 
 
@@ -144,7 +146,7 @@ def read_settings(environment: Mapping[str, str], arguments: Sequence[str] = ())
             values[setting.field] = setting.parse(text)
         except (ValueError, KeyError):
             names = setting.variable + (f" or {setting.option}" if setting.option else "")
-            raise SettingsError(f"{names} is {text!r}: allowed is {setting.allowed}") from None
+            raise SettingsError(f"{names} is {shown(setting.field, text)}: allowed is {setting.allowed}") from None
     return Settings(**values, texts=texts)
 
 
@@ -152,4 +154,4 @@ def _check_names(environment: Mapping[str, str]) -> None:
     known = [setting.variable for setting in _SETTINGS]
     for name, text in environment.items():
         if name.startswith(_PREFIX) and text and name not in known and name not in _HANDED_ON:
-            raise SettingsError(f"unknown setting {name}={text!r}; the settings are {', '.join(known)}")
+            raise SettingsError(f"unknown setting {name}={shown(name, text)}; the settings are {', '.join(known)}")

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import msgspec
 
 from smartcache.catalogue import CATEGORIES
 from smartcache.errors import ConfigError
+from smartcache.redaction import redact, shown
 
 __all__ = ["CacheConfig"]
 
@@ -120,10 +120,18 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise _wrong("vix_samples", self.vix_samples, f"more than vix_least_samples ({self.vix_least_samples})")
         if self.vix_warning_z > self.vix_panic_z:
             raise _wrong("vix_warning_z", self.vix_warning_z, f"at most vix_panic_z ({self.vix_panic_z})")
-        if self.redis_url is not None and urlsplit(self.redis_url).scheme not in _SCHEMES:
+        if self.redis_url is not None and self.redis_url.partition("://")[0] not in _SCHEMES:
             raise _wrong(
                 "redis_url", self.redis_url, f"a URL that starts with {', '.join(f'{s}://' for s in _SCHEMES)}"
             )
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({fields})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        settings = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [(name, redact(value) if isinstance(value, str) else value) for name, value in settings]
 
     @property
     def resets(self) -> dict[str, str]:
@@ -173,7 +181,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name, value in settings.items():
             if name not in cls.__struct_fields__:
                 known = ", ".join(PREFIX + field.upper() for field in cls.__struct_fields__)
-                raise ConfigError(f"unknown setting {PREFIX}{name.upper()}={value!r}; the settings are {known}")
+                given = f"{PREFIX}{name.upper()}={shown(name, value)}"
+                raise ConfigError(f"unknown setting {given}; the settings are {known}")
         return cls(**{name: _convert(name, value, strict=False) for name, value in settings.items()})
 
 
@@ -195,7 +204,7 @@ _NOT_NEGATIVE: Final = (
 
 
 def _wrong(name: str, value: object, allowed: str) -> ConfigError:
-    return ConfigError(f"{PREFIX}{name.upper()} is {value!r}, but must be {allowed}")
+    return ConfigError(f"{PREFIX}{name.upper()} is {shown(name, value)}, but must be {allowed}")
 
 
 def _convert(name: str, value: object, *, strict: bool) -> Any:

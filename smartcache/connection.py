@@ -36,6 +36,7 @@ class Endpoint(NamedTuple):
         tls: how to encrypt; None for plain text.
         greeting: packed commands to begin with (who we are, which database).
         greetings: how many those are.
+        database: number of the database that the greeting selects.
     """
 
     host: str
@@ -44,6 +45,7 @@ class Endpoint(NamedTuple):
     tls: ssl.SSLContext | None = None
     greeting: bytes = b""
     greetings: int = 0
+    database: int = 0
 
 
 def is_error(reply: object) -> bool:

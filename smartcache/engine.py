@@ -36,6 +36,7 @@ from smartcache.standing import Standing
 from smartcache.store import Bus, Handlers, Store, StoreUnavailableError, Tick
 from smartcache.tags import EventType, TagManager
 from smartcache.tally import Tally
+from smartcache.tracing import Tracer
 from smartcache.volatility import CELLS, NORMAL, PANIC, Governor, Volatility, VolatilityLimits
 from smartcache.warming import Progress, Wanted, Warmed, warm_all
 
@@ -113,8 +114,10 @@ class SmartCache:
         metrics: where it counts; None makes a recorder of its own from the settings.
         rng: draws from [0, 1).
         tag_manager: the tables of events and markets.
+        tracer: who records traces, such as :class:`exporter.tracing.Tracing`; also an attribute, to be set before use.
     """
 
+    tracer: Tracer | None
     config: CacheConfig
     clock: Clock
     metrics: CacheMetrics
@@ -141,9 +144,11 @@ class SmartCache:
         metrics: CacheMetrics | None = None,
         rng: Callable[[], float] = random.random,
         tag_manager: TagManager | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._given = (config, store, clock, metrics, tag_manager)
         self._rng = rng
+        self.tracer = tracer
         if config is not None:
             self._build()
         _instances.add(self)
@@ -426,10 +431,16 @@ class SmartCache:
         if self._bus is None:
             self._listen()
         request.asked = start = self._monotonic()
+        result, tracer = None, self.tracer
+        asked = None if tracer is None else tracer.asked(request.key)
         try:
-            return await self._decide(request, force_refresh)
+            result = await self._decide(request, force_refresh)
+            return result
         finally:
-            self._tally.request(request, start, self._monotonic())
+            end = self._monotonic()
+            self._tally.request(request, start, end)
+            if tracer is not None:
+                tracer.answered(asked, request, result, start, end)
 
     async def _decide(self, request: Request, force_refresh: bool) -> CacheResult[Any]:
         wall = self._time()
@@ -566,10 +577,13 @@ class SmartCache:
             if status != NORMAL:
                 return None
             self.governor.record(False, start)
-        age = start - entry.born
-        self._tally.fresh_hit(
-            standing.cells[status is not None], standing.zone or "none", age, start, self._monotonic()
-        )
+        age, end = start - entry.born, self._monotonic()
+        self._tally.fresh_hit(standing.cells[status is not None], standing.zone or "none", age, start, end)
+        tracer = self.tracer
+        if tracer is not None:
+            left = tracer.goes_by = tracer.goes_by - 1  # here, since a call would cost more than all the rest
+            if left < 0 or end - start >= tracer.tells_from:
+                tracer.hit(entry.key, standing.zone, age, start, end)
         return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
     def _trusts_memory(self, entry: Entry, now: float) -> bool:
@@ -652,12 +666,20 @@ class SmartCache:
         met = await asyncio.gather(*map(self._change, changes))
         return ChangeCount(sum(count for count, _ in met), all(acknowledged for _, acknowledged in met))
 
-    async def _change(self, change: Change) -> tuple[int, bool]:
+    async def _change(self, change: Change, event: str | None = None) -> tuple[int, bool]:
         """Apply a change here and in the store, or queue it.
 
         Returns:
             How many values it met, and whether the store has confirmed it.
         """
+        if self.tracer is None:
+            return await self._apply(change)
+        with self.tracer.change(change, event) as span:
+            met, acknowledged = await self._apply(change)
+            span.note({"smartcache.entries": met, "smartcache.acknowledged": acknowledged})
+            return met, acknowledged
+
+    async def _apply(self, change: Change) -> tuple[int, bool]:
         here = self._holdings.apply(change)
         if self._store is None:
             return len(here), True
@@ -838,7 +860,7 @@ class SmartCacheEnhanced(SmartCache):
         """
         markets = self.tag_manager.affected_by(event_type)
         match_id = match_id_of(match_key)
-        retired, acknowledged = await self._change(Change("delete", "match", match_id, markets))
+        retired, acknowledged = await self._change(Change("delete", "match", match_id, markets), str(event_type))
         total = len(self.tag_manager.markets)
         self._tally.surgical_invalidations.add()
         self._tally.markets_affected.add(len(markets))

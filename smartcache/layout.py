@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, NamedTuple
 
+from smartcache import exemplars
 from smartcache.catalogue import (
     AGE_BUCKETS,
     FAMILIES,
@@ -162,7 +163,9 @@ class Layout:
         self.minute: Final = cell
         self.minute_slots: Final = 13
         self.minute_slot_seconds: Final = 5
-        self.cells: Final = cell + 3 * self.minute_slots
+        #: First cell of the exemplars.
+        self.exemplars: Final = self.minute + 3 * self.minute_slots
+        self.cells: Final = self.exemplars + exemplars.CELLS
 
     def values_of(self, family: Family, label: str) -> tuple[str, ...]:
         """The allowed values of a label."""
@@ -246,6 +249,7 @@ class Layout:
                 [s.family, list(s.values), s.cell, s.total] for s in (*self.series.values(), *self.by_hand.values())
             ],
             "minute": [self.minute, self.minute_slots, self.minute_slot_seconds],
+            "exemplars": exemplars.describe(self.exemplars),
             "cells": self.cells,
         }
 

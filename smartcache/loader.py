@@ -7,9 +7,10 @@ import inspect
 import math
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
-from smartcache import compute, protocol
+from smartcache import compute, protocol, tracing
 from smartcache.clock import Clock
 from smartcache.codec import UnreadableEntryError, check_json, decode_entry, encode_entry
 from smartcache.compute import ComputeContext
@@ -224,8 +225,9 @@ class Loader:
             await before.landed()
         flight.started = True
         try:
-            work = self._get(flight, request, held, keep=keep)
-            entry = await (work if request.compute_timeout is None else self._in_time(request, work))
+            with _refresh_span(request):
+                work = self._get(flight, request, held, keep=keep)
+                entry = await (work if request.compute_timeout is None else self._in_time(request, work))
         except Exception as error:
             self._let_rest(request.key)
             self._holdings.board.leave(request.key, flight)
@@ -278,7 +280,8 @@ class Loader:
             context = ComputeContext(request.key)
             if held is not None:
                 context.held, context.held_age = held.value, began - held.born
-            value = await self._compute(flight, request, context)
+            with tracing.current.get().part("smartcache.compute", {"smartcache.key": request.key}):
+                value = await self._compute(flight, request, context)
             seconds = self._clock.monotonic() - began
             if keep and store is not None and begun is not None:
                 begun = await self._with_late_versions(store, begun, request, context, position)
@@ -562,6 +565,13 @@ class _Renewal:
             self._work.close()
         else:
             self._task.cancel()
+
+
+def _refresh_span(request: Request) -> AbstractContextManager[object]:
+    """Of a refresh, a trace of its own, linked to the request that asked for it and did not wait."""
+    if request.compute_timeout is None:
+        return nullcontext()
+    return tracing.current.get().follow_up("smartcache.refresh", {"smartcache.key": request.key})
 
 
 def least(one: float | None, other: float | None) -> float | None:

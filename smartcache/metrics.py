@@ -21,8 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from smartcache import exemplars
 from smartcache.catalogue import CATEGORIES, FAMILY, STATISTIC, STRATEGIES
 from smartcache.clock import Clock, SystemClock
+from smartcache.exemplars import Exemplar
 from smartcache.layout import Layout, Series
 from smartcache.metrics_file import cells_start, new_name, pack_header
 from smartcache.recorder import Recorder
@@ -179,6 +181,14 @@ class CacheMetrics:
             raise ValueError(f"a latency is a finite number of milliseconds of at least 0, got {milliseconds!r}")
         cells = self.layout.cells_of("absent")
         self._recorder.request(cells, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
+
+    def exemplar(self, strategy: str, exemplar: Exemplar) -> None:
+        """Let a request whose trace was exported stand for its latency bucket; one thread at a time may say so.
+
+        Raises:
+            ValueError: no such strategy.
+        """
+        exemplars.write(self._ints, self.layout.exemplars, strategy, exemplar)
 
     def set_latency_sampling(self, rate: float) -> None:
         """Let the latency histogram count only a share of requests; everything else stays exact.

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha1
 from typing import Any, Final, Literal, NamedTuple
 
@@ -18,7 +18,7 @@ import msgspec
 import redis
 from hiredis import pack_command
 
-from smartcache import protocol
+from smartcache import protocol, tracing
 from smartcache.breaker import Breaker
 from smartcache.catalogue import BREAKER_STATES, STORE_OPERATIONS
 from smartcache.clock import Clock
@@ -27,6 +27,7 @@ from smartcache.connection import Done, Endpoint, Node, Replies, is_error
 from smartcache.errors import ConfigError
 from smartcache.metrics import CacheMetrics
 from smartcache.protocol import Change, Command, Names
+from smartcache.redaction import shown
 from smartcache.redis_bus import RedisBus
 from smartcache.store import Begun, Handlers, Lease, Reading, Receipt, StoreUnavailableError
 
@@ -60,10 +61,13 @@ def _endpoint(config: CacheConfig, url: str) -> Endpoint:
     try:
         told: Any = redis.asyncio.ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError) as error:
+        # What redis-py could not read may be part of a password, and its own words quote it.
+        why = "" if "@" in url else f": {error}"
         raise ConfigError(
-            f"SMARTCACHE_REDIS_URL is {config.redis_url!r}, which redis-py cannot use: {error}. "
-            "Write it as redis://[user:password@]host:port/database"
-        ) from error
+            f"SMARTCACHE_REDIS_URL is {shown('redis_url', config.redis_url)}, which redis-py cannot use{why}. "
+            "Write it as redis://[user:password@]host:port/database, with what is not a letter or digit in a password "
+            "percent-encoded"
+        ) from None
     greeting = []
     if told.password:
         who = (told.username, told.password) if told.username else (told.password,)
@@ -78,7 +82,16 @@ def _endpoint(config: CacheConfig, url: str) -> Endpoint:
         None if tls is None else tls.get(),
         b"".join(greeting),
         len(greeting),
+        told.db,
     )
+
+
+def _about(server: Endpoint) -> dict[str, str | int]:
+    """What spans say about a store, by OpenTelemetry's semantic conventions for Redis."""
+    said: dict[str, str | int] = {"db.system.name": "redis", "db.namespace": str(server.database)}
+    if server.path:
+        return {**said, "server.address": server.path}
+    return {**said, "server.address": server.host, "server.port": server.port}
 
 
 @lru_cache(maxsize=64)
@@ -110,6 +123,8 @@ class _Loop:
     def __init__(self) -> None:
         self.nodes: dict[Address, Node] = {}
         self.reads: list[_Read] = []
+        #: Of those, the ones that belong to a traced request.
+        self.traced: list[tuple[tracing.Span, asyncio.Future[Reading]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.learning: asyncio.Task[Exception | None] | None = None
 
@@ -156,6 +171,8 @@ class RedisStore:
         self._names: Final = Names(protocol.CLUSTER_LANES if config.redis_cluster else 1)
         self._seeds: Final = [_endpoint(config, url) for url in config.store_urls]
         self._first: Final[Address] = (self._seeds[0].host, self._seeds[0].port)
+        self._about: Final = _about(self._seeds[0])
+        self._place: Final = self._seeds[0].path or f"{self._seeds[0].host}:{self._seeds[0].port}"
         #: Address of each slot's primary; empty until the cluster was asked.
         self._slots: list[Address] = []
         self._slots_doubted = False
@@ -193,6 +210,8 @@ class RedisStore:
         here = self._here(loop)
         answer: asyncio.Future[Reading] = loop.create_future()
         here.reads.append((key, versions, answer))
+        if (span := tracing.current.get()).sampled:
+            here.traced.append((span, answer))
         if len(here.reads) == 1:
             loop.call_soon(self._flush_reads, here)
         return answer
@@ -356,6 +375,8 @@ class RedisStore:
 
     def _flush_reads(self, here: _Loop) -> None:
         reads, here.reads = here.reads, []
+        if here.traced:
+            self._trace_reads(here, len(reads))
         if self._cluster:
             self._spawn(here, self._read_from_cluster(here, reads))
             return
@@ -386,6 +407,7 @@ class RedisStore:
 
     async def _read_from_cluster(self, here: _Loop, reads: Sequence[_Read]) -> None:
         """One pipeline to each primary that is concerned; what has moved meanwhile is asked for where it is now."""
+        tracing.current.set(tracing.UNSAMPLED)  # it is not the first reader's alone: _trace_reads tells each
         try:
             await self._learn_slots(here)
             version, slot_of = self._names.version, protocol.slot_of
@@ -496,6 +518,19 @@ class RedisStore:
             return await self._ask(operation, command.keys[0], ("EVAL", command.script, *shape))
 
     async def _ask(self, operation: str, name: str, words: Sequence[str | bytes | int]) -> Any:
+        """Ask the server that has ``name``; a part of the traced request, if there is one."""
+        span = tracing.current.get()
+        if not span.sampled:
+            return await self._follow(operation, name, words)
+        command = str(words[0])
+        about = {"db.operation.name": command, **self._about}
+        target = self._place
+        if command.startswith("EVAL"):
+            about["db.stored_procedure.name"] = target = operation
+        with span.part(f"{command} {target}", about, "client"):
+            return await self._follow(operation, name, words)
+
+    async def _follow(self, operation: str, name: str, words: Sequence[str | bytes | int]) -> Any:
         """Ask the server that has ``name``, following a cluster's redirections."""
         here = self._here(asyncio.get_running_loop())
         packed = _pack(words)
@@ -527,12 +562,26 @@ class RedisStore:
         if not is_error(reply):
             return reply
         text = str(reply)
+        tracing.current.get().note({"db.response.status_code": text.partition(" ")[0]})
         if text.startswith("NOSCRIPT"):
             raise _NoScriptError
         self._errors[operation].add()
         if text.startswith("MOVED"):
             text += " (the store is a cluster: set SMARTCACHE_REDIS_CLUSTER=true)"
         raise StoreUnavailableError(text)
+
+    def _trace_reads(self, here: _Loop, readers: int) -> None:
+        """Tell each traced request of this tick about the round trip that they, and the others, share."""
+        traced, here.traced = here.traced, []
+        start, command = self._clock.monotonic(), "PIPELINE GET" if self._cluster else "MGET"
+        about = {"db.operation.name": command, "smartcache.store.readers": readers, **self._about}
+
+        def tell(span: tracing.Span, answer: asyncio.Future[Reading]) -> None:
+            error = None if answer.cancelled() else answer.exception()
+            span.tell(f"{command} {self._place}", self._clock.monotonic() - start, about, "client", error)
+
+        for span, answer in traced:
+            answer.add_done_callback(partial(tell, span))
 
     def _question(
         self, operation: str, here: _Loop, address: Address, packed: bytes, count: int
@@ -577,7 +626,8 @@ class RedisStore:
                     breaker.failed(now)
                 self._errors[operation].add()
                 self._slots_doubted = True  # another server may have become primary
-                replies = StoreUnavailableError(f"{type(replies).__name__}: {replies}")
+                failure = StoreUnavailableError(f"{type(replies).__name__}: {replies}")
+                failure.__cause__, replies = replies, failure
             else:
                 breaker.succeeded()
             done(replies)

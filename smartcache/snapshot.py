@@ -95,6 +95,8 @@ class Decoder:
         self.counts: Final[int] = description["counts"]
         self.sums: Final[int] = description["sums"]
         self.cells: Final[int] = description["cells"]
+        #: Where the exemplars lie; None in memories of a version that had none.
+        self.exemplars: Final[Mapping[str, Any] | None] = description.get("exemplars")
         buckets, joint, judgements = description["buckets"], description["joint"], description["judgements"]
         self._unsampled: Final[int] = description["unsampled"]
         self._hits: Final[int] = description["hits"]["cell"]

@@ -30,8 +30,8 @@ __all__ = ["NativeStack"]
 #: Seconds a part has to become ready.
 START_WITHIN: Final = 60.0
 
-#: Names of variables whose values are shown to nobody. A URL may hold a password.
-_SECRET: Final = re.compile("PASS|SECRET|TOKEN|KEY|URL|DSN")
+#: Names of variables whose values are shown to nobody. A URL may hold a password, headers an authorization.
+_SECRET: Final = re.compile("PASS|SECRET|TOKEN|KEY|URL|DSN|ENDPOINT|HEADERS")
 
 
 class NativeStack:
@@ -212,6 +212,8 @@ class NativeStack:
         tools = {part.tool: find_tool(part.tool) for part in present if part.tool is not None}
         values |= {name: str(path) for name, path in tools.items()}
         values |= {
+            "traces_url": self._settings.environment.get("TRACES_URL")
+            or f"http://127.0.0.1:{self._settings.ports['JAEGER_PORT']}",
             "python": sys.executable,
             "valkey": str(_valkey()),
             "root": str(ROOT),

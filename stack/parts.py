@@ -2,7 +2,7 @@
 
 Texts in braces are filled in from the settings: a port setting's name in lower case (``{service_port}``), a program's
 name (``{prometheus}``), ``{python}``, ``{data}`` (the stack's data folder), ``{configuration}`` (its rendered files),
-``{root}`` (the checkout) and ``{directory}`` (the stack's own folder).
+``{traces_url}`` (where Grafana finds traces), ``{root}`` (the checkout) and ``{directory}`` (the stack's own folder).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from stack.proof import prove_service
-from stack.settings import PORTS
 
 __all__ = ["PARTS", "Part", "overruled"]
 
@@ -75,7 +74,7 @@ PARTS: Final[tuple[Part, ...]] = (
         ("{python}", "-m", "service"),
         health="/readyz",
         needs=("valkey",),
-        settings=("SERVICE_", "SMARTCACHE_"),
+        settings=("SERVICE_", "SMARTCACHE_", "OTEL_"),
         environment={
             "SERVICE_HOST": "127.0.0.1",
             "SERVICE_PORT": "{service_port}",
@@ -166,6 +165,7 @@ PARTS: Final[tuple[Part, ...]] = (
             "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
             "GF_PLUGINS_PREINSTALL_DISABLED": "true",
             "PROMETHEUS_URL": "http://127.0.0.1:{prometheus_port}",
+            "TRACES_URL": "{traces_url}",
             "DASHBOARDS_PATH": "{root}/dashboards/generated",
         },
     ),
@@ -173,6 +173,7 @@ PARTS: Final[tuple[Part, ...]] = (
 
 
 def overruled(environment: Mapping[str, str]) -> list[str]:
-    """The variables of ``environment`` that the stack sets itself, to something else; ports are not among them."""
-    own = {name: text for part in PARTS for name, text in part.environment.items() if name not in PORTS}
+    """The variables of ``environment`` that the stack sets itself, to something else; not those it hands on."""
+    handed_on = {name: f"{{{name.lower()}}}" for part in PARTS for name in part.environment}
+    own = {name: text for part in PARTS for name, text in part.environment.items() if text != handed_on[name]}
     return sorted(name for name, text in own.items() if environment.get(name, "") not in ("", text))

@@ -13,9 +13,11 @@ import yaml
 
 from dashboards import __main__ as command
 from dashboards.overview import DATA_SOURCE_UID
+from stack.parts import PARTS
 
 ROOT = Path(__file__).parents[2]
 PROVISIONING = ROOT / "dashboards" / "provisioning"
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
@@ -79,6 +81,27 @@ def test_the_data_source_knows_the_scrape_interval() -> None:
     provisioned = yaml.safe_load((PROVISIONING / "datasources" / "prometheus.yml").read_text("utf-8"))
     prometheus = yaml.safe_load((ROOT / "stack" / "prometheus.yml").read_text("utf-8"))
     assert provisioned["datasources"][0]["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"] == "5s"
+
+
+def test_points_of_exemplars_lead_to_the_data_source_of_traces() -> None:
+    folder = PROVISIONING / "datasources"
+    sources = {
+        source["uid"]: source
+        for path in folder.glob("*.yml")
+        for source in yaml.safe_load(path.read_text("utf-8"))["datasources"]
+    }
+    links = sources[DATA_SOURCE_UID]["jsonData"]["exemplarTraceIdDestinations"]
+    assert isinstance(links, list), "Grafana shows none of another form"
+    (link,) = links
+    # The label of our exemplars, and a data source that is there.
+    assert link["name"] == "trace_id"
+    traces = sources[link["datasourceUid"]]
+    assert (traces["type"], traces["url"]) == ("jaeger", "$TRACES_URL")
+    for stack in (
+        next(part for part in PARTS if part.name == "grafana").environment,
+        COMPOSE["grafana"]["environment"],
+    ):
+        assert stack["TRACES_URL"]
 
 
 def test_what_is_provisioned_cannot_be_changed_in_the_browser() -> None:

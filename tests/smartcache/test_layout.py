@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smartcache import exemplars
 from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC, STRATEGIES, VIX_STATUSES, ZONES
 from smartcache.layout import OUTCOMES, Layout
 from smartcache.tags import MARKETS
@@ -36,9 +37,12 @@ def test_no_two_numbers_share_a_cell_and_none_is_wasted(
     counts += range(layout.hits, layout.judgements)
     counts += range(layout.judgements, layout.joint)
     counts += range(layout.joint, layout.counts)
-    minute = range(layout.minute, layout.minute + 3 * layout.minute_slots)
+    rest = [
+        *range(layout.minute, layout.minute + 3 * layout.minute_slots),
+        *range(layout.exemplars, layout.exemplars + exemplars.CELLS),
+    ]
     assert sorted(counts) == [*range(layout.counts)]
-    assert [*counts[-1:], *sorted(sums), *sorted(gauges), *minute] == [*range(layout.counts - 1, layout.cells)]
+    assert [*counts[-1:], *sorted(sums), *sorted(gauges), *rest] == [*range(layout.counts - 1, layout.cells)]
     assert layout.sums == layout.counts + len(sums)
 
 

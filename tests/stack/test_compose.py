@@ -23,14 +23,16 @@ ASKS_WITH = {
     "alertmanager": "wget",  # busybox
     "prometheus": "wget",  # busybox
     "grafana": "curl",
+    "jaeger": "wget",  # alpine
 }
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
-def test_the_containers_are_the_parts_of_the_native_stack_and_the_load() -> None:
-    assert {*SERVICES} == {part.name for part in PARTS} | {"locust"}
-    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["locust"]
+def test_the_containers_are_the_parts_of_the_native_stack_the_load_and_the_traces() -> None:
+    assert {*SERVICES} == {part.name for part in PARTS} | {"jaeger", "locust"}
+    asked_for = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert asked_for == {"jaeger": ["traces"], "locust": ["load"]}
 
 
 @every_service
@@ -73,7 +75,7 @@ def test_each_is_asked_for_its_health_by_a_program_its_image_holds(name: str) ->
 
 @every_service
 def test_each_port_is_published_on_loopback_under_its_setting(name: str) -> None:
-    settings = {part.name: part.port for part in PARTS}
+    settings = {part.name: part.port for part in PARTS} | {"jaeger": "JAEGER_PORT"}
     expected = [settings[name]] if name in settings else ["LOCUST_PORT", "LOCUST_METRICS_PORT"]
     assert SERVICES[name]["ports"] == [
         f"127.0.0.1:${{{setting}:-{PORTS[setting]}}}:{PORTS[setting]}" for setting in expected
@@ -127,6 +129,13 @@ def test_prometheus_and_alertmanager_run_as_in_the_native_stack() -> None:
     for name in ("prometheus", "alertmanager"):
         native = {flag for flag in next(part for part in PARTS if part.name == name).command if "{" not in flag}
         assert native <= {*SERVICES[name]["command"]}
+
+
+def test_traces_can_be_sent_where_the_environment_says() -> None:
+    environment = SERVICES["service"]["environment"]
+    handed_on = {name: text for name, text in environment.items() if name.startswith("OTEL_")}
+    assert handed_on == {name: f"${{{name}:-}}" for name in handed_on}, "off unless somebody sets it"
+    assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"} <= {*handed_on}
 
 
 def test_grafana_has_no_account_and_no_password() -> None:

@@ -113,10 +113,16 @@ def test_up_restarts_what_changed_and_what_died_and_only_that(make: Make, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("SERVICE_FAULTS", "maybe"), ("SMARTCACHE_JITTER", "2"), ("SMARTCACHE_TAG_TABLE", "nowhere")]
+    ("name", "value"),
+    [
+        ("SERVICE_FAULTS", "maybe"),
+        ("SMARTCACHE_JITTER", "2"),
+        ("SMARTCACHE_TAG_TABLE", "nowhere"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "backend:4318"),
+    ],
 )
 def test_a_wrong_setting_leaves_what_runs_alone(name: str, value: str, make: Make, tmp_path: Path) -> None:
-    part = replace(SERVICE, settings=("SERVICE_", "SMARTCACHE_"), prove=prove_service)
+    part = replace(SERVICE, settings=("SERVICE_", "SMARTCACHE_", "OTEL_"), prove=prove_service)
     make(part).up()
     before = recorded(tmp_path)
     with pytest.raises(SettingsError, match=f"(?s){value}.*; nothing was changed"):
@@ -129,6 +135,7 @@ def test_what_the_stack_sets_itself_is_told_when_it_was_given() -> None:
     given = {"SERVICE_HOST": "0.0.0.0", "SMARTCACHE_REDIS_URL": "redis://:tulip@elsewhere", "SERVICE_PORT": "9000"}
     assert overruled(given) == ["SERVICE_HOST", "SMARTCACHE_REDIS_URL"]
     assert overruled({"SERVICE_HOST": "127.0.0.1", "SMARTCACHE_METRICS_DIR": "", "SERVICE_FAULTS": "on"}) == []
+    assert overruled({"TRACES_URL": "http://elsewhere:16686"}) == [], "handed on as it is"
 
 
 def test_rules_are_rendered_for_the_ports_in_force(make: Make, tmp_path: Path) -> None:
@@ -141,12 +148,15 @@ def test_rules_are_rendered_for_the_ports_in_force(make: Make, tmp_path: Path) -
 
 
 def test_a_secret_that_changed_is_named_and_not_shown(make: Make, tmp_path: Path) -> None:
-    part = replace(SERVICE, settings=("SERVICE_", "GF_"))
+    part = replace(SERVICE, settings=("SERVICE_", "GF_", "OTEL_"))
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=rose"}
     make(part, GF_SECURITY_ADMIN_PASSWORD="tulip", SERVICE_AT="then").up()
     assert "tulip" not in (tmp_path / "state.json").read_text()
     assert (tmp_path / "state.json").stat().st_mode & 0o077 == 0
     told = make(part, GF_SECURITY_ADMIN_PASSWORD="rose", SERVICE_AT="now").up()["service"]
     assert told == "restarted, GF_SECURITY_ADMIN_PASSWORD changed and SERVICE_AT is now 'now'"
+    told = make(part, GF_SECURITY_ADMIN_PASSWORD="rose", SERVICE_AT="now", **headers).up()["service"]
+    assert told == "restarted, OTEL_EXPORTER_OTLP_HEADERS is new"
 
 
 def test_a_part_that_lost_its_first_process_is_started_anew(make: Make, tmp_path: Path) -> None:
