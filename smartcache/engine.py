@@ -520,9 +520,10 @@ class SmartCache:
                 now = self._monotonic()
                 found, _ = accept(request.key, await self._store.read(request.key, more), epoch, now)
         except StoreUnavailableError:
+            entry = self._holdings.get(request.key)  # it may have been dropped meanwhile
             return entry, "memory" if entry else "none", False
-        if not hears:
-            entry = None  # while the bus is silent what the store holds, or holds no more, is the truth
+        # While the bus is silent what the store holds, or holds no more, is the truth.
+        entry = self._holdings.get(request.key) if hears else None
         if found is not None and (entry is None or entry.expired or found.born >= entry.born):
             return found, "store", True
         return entry, "memory" if entry else "none", True
