@@ -335,18 +335,28 @@ class RedisBus:
         for command in commands:
             client.eval(command.script, len(command.keys), *command.keys, *command.args)
 
+    def _run_or_retire(self, client: Any, change: Change) -> None:
+        try:
+            self._run(client, change)
+        except (redis.ResponseError, RedisClusterException) as error:
+            if change == _EVERYTHING or not _for_good(error):
+                raise
+            # It would be refused each time, and every later change with it.
+            _log.warning("the store refuses %s, so everything is retired instead: %s", change, error)
+            self._run(client, _EVERYTHING)
+
     def _deliver(self, client: Any) -> None:
         while self._changes:
             change = self._changes[0]
             self._waiting.discard(change)  # said again from now on, it must be delivered again
             try:
-                self._run(client, change)
-            except (redis.ResponseError, RedisClusterException) as error:
-                if change == _EVERYTHING or not _for_good(error):
-                    raise
-                # It would be refused each time, and every later change with it.
-                _log.warning("the store refuses %s, so everything is retired instead: %s", change, error)
-                self._run(client, _EVERYTHING)
+                self._run_or_retire(client, change)
+            except Exception:
+                if change in self._waiting:
+                    self._changes.popleft()  # it was said again meanwhile
+                    self._queued.set(len(self._changes))
+                self._waiting.add(change)
+                raise
             self._changes.popleft()
             self._queued.set(len(self._changes))
         while self._ticks:
