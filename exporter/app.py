@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import html
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from starlette.routing import Route
 
 from exporter.exposition import CacheCollector
 from exporter.files import MetricsFiles
+from smartcache.config import CacheConfig
 from smartcache.errors import ConfigError
 from smartcache.snapshot import derive, totals
 
@@ -53,7 +53,7 @@ def page(registry: CollectorRegistry, accept: str, accept_encoding: str) -> Resp
 
 
 def create_app(directory: Path | None = None, resets: Mapping[str, str] | None = None) -> Starlette:
-    """The exporter of a directory of metrics files, by default the one that ``SMARTCACHE_METRICS_DIR`` names.
+    """The exporter of a directory of metrics files, by default as the environment says: ``SMARTCACHE_METRICS_DIR``.
 
     Mounted in another app it needs no further set-up: ``app.mount("/cache", create_app())``. Every worker of that app
     may carry one; Prometheus may then ask any of them.
@@ -61,19 +61,20 @@ def create_app(directory: Path | None = None, resets: Mapping[str, str] | None =
     Args:
         directory: where the processes keep their files.
         resets: how often each category of ``api/v1/cache/stats`` begins anew, ``hourly`` or ``daily``, for those that
-            do; :attr:`CacheConfig.resets` has it.
+            do: :attr:`CacheConfig.resets`, by default the environment's if that names the directory too.
 
     Raises:
         ConfigError: no directory is named, or it is not there and cannot be made.
     """
     if directory is None:
-        named = os.environ.get("SMARTCACHE_METRICS_DIR")
-        if not named:
+        config = CacheConfig.from_env()
+        if not config.metrics_dir:
             raise ConfigError(
                 "SMARTCACHE_METRICS_DIR is not set: name the folder of the metrics files there, with --dir, "
                 "or in create_app()"
             )
-        directory = Path(named)
+        directory = Path(config.metrics_dir)
+        resets = config.resets if resets is None else resets
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

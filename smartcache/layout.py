@@ -1,9 +1,9 @@
 """Where each number of the catalogue lies in a process's metrics memory.
 
 The memory is a row of 8-byte cells: counts, which are whole numbers and only grow; sums of seconds, which only grow
-too; gauges; and the sliding minute. Most series have a cell of their own. Requests have a block of joint cells, by
-outcome, zone, market, and volatility status with competition: a request is counted by adding one to one cell, and the
-families that speak of requests are sums over the block, so they cannot disagree. What they do not tell apart has no
+too; gauges; the sliding minute; exemplars. Most series have a cell of their own. Requests have a block of joint cells,
+by outcome, zone, market, and volatility status with competition: a request is counted by adding one to one cell, and
+the families that speak of requests are sums over the block, so they cannot disagree. What they do not tell apart has no
 cells of its own, so that there is less to read: a bypass has no market; and of requests that are neither a bypass nor a
 fresh hit in memory, which there are fewest of, the judgement is counted beside the block. Judgements need not add up to
 the requests, only stay below them; a bypass for panic is the exception.

@@ -91,6 +91,17 @@ def test_fastapi_has_its_requests_traced_with_what_the_cache_did_below(tmp_path:
     assert asked.resource["service.name"] == "predictions"
 
 
+async def test_what_the_environment_says_holds_for_a_mounted_exporter_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMARTCACHE_METRICS_DIR", str(tmp_path))
+    monkeypatch.setenv("SMARTCACHE_RESET_HOURLY", "performance")
+    transport = httpx.ASGITransport(create_app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://mounted") as client:
+        windows = (await client.get("/api/v1/cache/stats")).json()["windows"]
+    assert windows["performance"]["resets"] == "hourly"
+
+
 def test_without_a_folder_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMARTCACHE_METRICS_DIR", raising=False)
     with pytest.raises(ConfigError, match="SMARTCACHE_METRICS_DIR is not set"):
