@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from exporter.otlp_wire import encode
-from exporter.tracing import ENDED, REQUEST, DecidedSampler, Tracing
+from exporter.tracing import ENDED, REQUEST, DecidedSampler, Told, Tracing
 from smartcache.catalogue import REQUEST_BUCKETS
 from smartcache.errors import ConfigError
 from smartcache.exemplars import Exemplar
@@ -194,15 +194,17 @@ class Delivery(SpanExporter):
         return result
 
     def _make_exemplars(self, exemplar: Callable[[str, Exemplar], None], spans: Sequence[ReadableSpan]) -> None:
-        latest: dict[tuple[str, int], tuple[float, ReadableSpan]] = {}
+        latest: dict[tuple[object, int], tuple[float, ReadableSpan]] = {}
         for span in spans:
-            if span.name == REQUEST and span.attributes and (ended := OUTCOME.get(str(span.attributes.get(ENDED)))):
-                seconds = ((span.end_time or 0) - (span.start_time or 0)) / 1e9
-                latest[ended.strategy, bisect_left(REQUEST_BUCKETS, seconds)] = seconds, span
-        for (strategy, _), (seconds, span) in latest.items():
-            if span.context is not None:
+            if span.name == REQUEST:
+                seconds = span.seconds if type(span) is Told else ((span.end_time or 0) - (span.start_time or 0)) / 1e9
+                attributes = span.told if type(span) is Told else span.attributes or {}
+                latest[attributes.get(ENDED), bisect_left(REQUEST_BUCKETS, seconds)] = seconds, span
+        for (ended, _), (seconds, span) in latest.items():
+            outcome = OUTCOME.get(str(ended))
+            if outcome is not None and span.context is not None:
                 trace_id = trace.format_trace_id(span.context.trace_id)
-                exemplar(strategy, Exemplar(trace_id, seconds, (span.end_time or 0) / 1e9))
+                exemplar(outcome.strategy, Exemplar(trace_id, seconds, (span.end_time or 0) / 1e9))
 
     def shutdown(self) -> None:
         """Send nothing any more."""

@@ -170,6 +170,7 @@ class Told(ReadableSpan):
     Attributes:
         own: its context.
         told: its attributes; texts, numbers and truths only.
+        seconds: how long it took.
     """
 
     def __init__(
@@ -180,16 +181,18 @@ class Told(ReadableSpan):
         told: Attributes,
         kind: SpanKind,
         status: Status,
-        times: tuple[int, int],
+        seconds: float,
+        end: int,
         resource: Resource,
     ) -> None:
-        start, end = times
+        start = end - _nanoseconds(seconds)
         super().__init__(
             name, own, parent, resource, told, kind=kind, status=status, start_time=start, end_time=end,
             instrumentation_scope=_SCOPE,
         )  # fmt: skip
         self.own = own
         self.told = told
+        self.seconds = seconds
 
 
 class Tracing:
@@ -224,6 +227,7 @@ class Tracing:
         self._resource = provider.resource
         self._on_end = processor.on_end
         self._ratio = ratio
+        self._log_of_rest = math.log1p(-ratio) if 0 < ratio < 1 else 0.0
         self._follows = follows
         self._slow_after = slow_after
         self._limit = _Limit(slow_per_second, monotonic)
@@ -330,9 +334,10 @@ class Tracing:
 
     def _decide(self) -> Span:
         otel = trace.get_current_span()
-        if otel.get_span_context().is_valid:  # the application's own, which has been decided about
-            return Recorded(self, otel) if otel.get_span_context().trace_flags.sampled else UNSAMPLED
-        return UNSAMPLED if self._follows else self._root
+        if otel is trace.INVALID_SPAN or not (context := otel.get_span_context()).is_valid:
+            return UNSAMPLED if self._follows else self._root
+        # The application's own, which has been decided about.
+        return Recorded(self, otel) if context.trace_flags.sampled else UNSAMPLED
 
     def _gap(self) -> float:
         """How many requests go by until one is recorded, as if each were drawn: a geometric distribution."""
@@ -340,7 +345,7 @@ class Tracing:
             return 0.0
         if self._ratio <= 0:
             return math.inf
-        return math.log(1.0 - self._rng()) // math.log1p(-self._ratio)
+        return math.log(1.0 - self._rng()) // self._log_of_rest
 
     # -- recording ---------------------------------------------------------------------------------------------------
 
@@ -389,11 +394,9 @@ class Tracing:
             attributes = {**attributes, ERROR_TYPE: _type_of(error)}
             if isinstance(error, Exception):
                 status = _failed(error)
-        end = time.time_ns()
         trace_id = self._ids.generate_trace_id() if parent is None else parent.trace_id
         own = SpanContext(trace_id, self._ids.generate_span_id(), False, _SAMPLED)
-        times = end - _nanoseconds(seconds), end
-        self._on_end(Told(own, parent, name, attributes, kind, status, times, self._resource))
+        self._on_end(Told(own, parent, name, attributes, kind, status, seconds, time.time_ns(), self._resource))
 
 
 class _Place:
