@@ -348,6 +348,8 @@ class Loader:
                     return Begun(token, lease.stamp, lease.versions)
                 if lease.state == "refused":
                     return lease.left
+                if self.owes_the_store():
+                    raise StoreUnavailableError("it has yet to hear of a change made here, which may mean the value")
                 entry = self._decode(request.key, lease.data, lease.now, asked)
                 numbers: Mapping[str, str | None] = lease.versions
                 if entry is not None and not numbers.keys() >= entry.versions.keys():

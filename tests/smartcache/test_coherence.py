@@ -357,6 +357,31 @@ def test_a_key_is_computed_once_however_many_ask_while_the_store_answers(
 # -- races, one by one -----------------------------------------------------------------------------------------------
 
 
+async def test_a_value_waited_for_is_not_taken_from_a_store_that_has_yet_to_hear_of_its_end() -> None:
+    engines = Engines(2)
+    one, other = engines.caches
+    gate = asyncio.Event()
+
+    async def slowly() -> str:
+        await gate.wait()
+        return "old"
+
+    async def compute() -> str:
+        return "new"
+
+    first = asyncio.ensure_future(one.get_or_load("key", slowly))
+    await engines.store.settle()
+    waiting = asyncio.ensure_future(other.get_or_load("key", compute))
+    await engines.store.settle()
+    engines.links[1].fail_next()
+    assert not (await other.delete("key")).acknowledged
+    gate.set()
+    await asyncio.gather(first, waiting)
+    assert await other.get_or_load("key", compute) == "new"
+    for cache in engines.caches:
+        await cache.close()
+
+
 async def test_what_is_dropped_while_the_store_is_asked_is_not_served() -> None:
     """The bus was silent, so the store is asked; it does not answer, but the bus is heard again meanwhile."""
     engines = Engines(2)
