@@ -103,7 +103,7 @@ class MetricsFiles:
             for name, file in self._files.items():
                 if state := states[name]:
                     count[state] += 1
-                    complete &= file.decoder is not None or not is_name(name)
+                    complete &= file.decoder is not None or file.foreign or not is_name(name)
                     self.to_fold |= state == "dead" and file.decoder is not None and file.decoder.familiar
             if self._ended is not None:
                 parts.append(self._ended.samples)

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from smartcache import exemplars
 from smartcache.exemplars import Exemplars
-from smartcache.metrics_file import TornError, cells_start, parse_header
+from smartcache.metrics_file import ForeignError, TornError, cells_start, parse_header
 from smartcache.snapshot import Decoder, Samples, ticks
 
 __all__ = ["File", "shares", "signature"]
@@ -33,6 +33,7 @@ class File:
 
     Attributes:
         decoder: what its cells mean; None until it could be read.
+        foreign: whether another version wrote it, so that nothing of it was ever counted here.
         counts: its counts, as one long number.
         sums: its sums in ticks.
         gauges: the cells after them; empty unless its process was seen alive just now.
@@ -45,6 +46,7 @@ class File:
         self._header = b""
         self._final: tuple[int, ...] | None = None
         self.decoder: Decoder | None = None
+        self.foreign = False
         self.counts = 0
         self.sums: list[int] = []
         self.gauges = b""
@@ -81,7 +83,11 @@ class File:
         """Take in what accumulates, if all of it has only grown; return the cells of the gauges."""
         header, decoder = self._header, self.decoder
         if decoder is None:
-            header, description = parse_header(content)
+            try:
+                header, description = parse_header(content)
+            except ForeignError:
+                self.foreign = True
+                raise
             decoder = self._layouts.get(header)
             if decoder is None:
                 decoder = self._layouts[header] = Decoder(description)

@@ -13,9 +13,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["MAGIC", "SUFFIX", "TornError", "cells_start", "is_name", "new_name", "pack_header", "parse_header"]
+__all__ = [
+    "MAGIC", "SUFFIX", "ForeignError", "TornError", "cells_start", "is_name", "new_name", "pack_header", "parse_header",
+]  # fmt: skip
 
-MAGIC: Final = b"SMCACHE1"
+#: The last sign is the format's number.
+MAGIC: Final = b"SMCACHE2"
 SUFFIX: Final = ".metrics"
 _FIXED: Final = len(MAGIC) + 8
 _PAGE: Final = 4096
@@ -23,6 +26,10 @@ _PAGE: Final = 4096
 
 class TornError(ValueError):
     """The content of a file is not what its process wrote."""
+
+
+class ForeignError(TornError):
+    """A file of another version, whose numbers this one never counted."""
 
 
 def new_name() -> str:
@@ -47,6 +54,8 @@ def parse_header(content: bytes) -> tuple[bytes, dict[str, Any]]:
     Raises:
         TornError: it is no such header.
     """
+    if content.startswith(MAGIC[:-1]) and not content.startswith(MAGIC):
+        raise ForeignError(f"written by another version ({content[: len(MAGIC)].decode(errors='replace')})")
     if not content.startswith(MAGIC):
         raise TornError(f"does not begin with {MAGIC.decode()}")
     size, checksum = (int.from_bytes(content[at : at + 4], "little") for at in (len(MAGIC), len(MAGIC) + 4))

@@ -27,11 +27,23 @@ from exporter.files import MetricsFiles
 from smartcache.catalogue import FAMILY, STRATEGIES, VIX_STATUSES, ZONES
 from smartcache.layout import OUTCOME, OUTCOMES
 from smartcache.metrics import CacheMetrics
+from smartcache.metrics_file import MAGIC, new_name
 
 
 def states(page: Page) -> tuple[float, float, float]:
     live, dead, unreadable = (value(page, "smartcache_processes", state=s) for s in ("live", "dead", "unreadable"))
     return live, dead, unreadable
+
+
+def test_a_file_that_another_version_left_is_told_and_blinds_no_counter(tmp_path: Path) -> None:
+    other = MAGIC[:-1] + bytes([MAGIC[-1] - 1])
+    (tmp_path / new_name()).write_bytes(other + b"whatever that version had")
+    scraper = Scraper(tmp_path)
+    with Writer(tmp_path) as writer:
+        writer.record(5)
+        page = scraper.scrape()
+        assert states(page) == (1, 0, 1)
+        assert summed(page, "smartcache_requests_total") == 5
 
 
 def test_processes_are_added_up_and_a_killed_one_keeps_its_share(tmp_path: Path) -> None:
@@ -86,9 +98,9 @@ def spoil(path: Path, how: str) -> None:
         case "header torn":
             path.write_bytes(content[:500] + b"\0" * 100 + content[600:])
         case "header of another program":
-            path.write_bytes(b"SMCACHE1" + (2).to_bytes(8, "little") + b"[]" + content[18:])
+            path.write_bytes(MAGIC + (2).to_bytes(8, "little") + b"[]" + content[18:])
         case "header too long":
-            path.write_bytes(b"SMCACHE1" + b"\xff" * 8 + content[16:])
+            path.write_bytes(MAGIC + b"\xff" * 8 + content[16:])
         case "cells of noise":
             path.write_bytes(content[:-tail] + bytes(range(256)) * (tail // 256) + b"\x55" * (tail % 256))
         case "cells of zeros":
