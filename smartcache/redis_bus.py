@@ -249,7 +249,11 @@ class RedisBus:
             if self._went_back(lane, sequence, messages):
                 _log.warning("the store went back in time (an old snapshot, or a replica that lagged took over): "
                              "what it held is retired, since changes that it had acknowledged are undone")  # fmt: skip
-                self._run(client, _EVERYTHING)
+                try:
+                    self._run(client, _EVERYTHING)
+                except Exception:
+                    self._handlers.on_gap()  # that much is known though the store takes nothing
+                    raise
             elif self._read_log(lane, sequence, messages):
                 more = more or len(messages) == _MOST_AT_ONCE
                 continue

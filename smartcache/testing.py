@@ -774,6 +774,7 @@ class MemoryBus:
                 try:
                     self._store._change(EVERYTHING, self.origin)
                 except StoreUnavailableError:
+                    self._handlers.on_gap()
                     self.connected = False
                     return
             elif self._take(self._arrived(news), sequence):

@@ -71,8 +71,12 @@ class Valkey:
     async def delivered(self) -> None:
         """Wait until every bus has heard of what has been said by now."""
         now = SystemClock().monotonic()
-        self._raw.publish(WAKE, "")  # instead of waiting for the heartbeat
+        self.wake()
         await eventually(lambda: all(bus.heard > now for bus in self._buses))
+
+    def wake(self) -> None:
+        """Let the buses look now instead of at the next heartbeat."""
+        self._raw.publish(WAKE, "")
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -96,7 +100,9 @@ class Valkey:
     def snapshot(self) -> Any:
         return {key: self._raw.dump(key) for key in self._raw.keys()}  # noqa: SIM118
 
-    def go_back_to(self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False) -> None:
+    def go_back_to(
+        self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False, read_only: bool = False
+    ) -> None:
         with self._raw.pipeline(transaction=True) as step:
             step.flushall()
             for key, dump in snapshot.items():
@@ -106,6 +112,8 @@ class Valkey:
                 step.eval(command.script, len(command.keys), *command.keys, *command.args)
             if flushed:
                 step.flushall()
+            if read_only:
+                step.config_set("min-replicas-to-write", 1)
             step.execute()
 
     @property
@@ -157,6 +165,9 @@ class Kit(MemoryStore):
     async def delivered(self) -> None:
         self.deliver()
 
+    def wake(self) -> None:
+        self.deliver()
+
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
@@ -165,12 +176,15 @@ class Kit(MemoryStore):
             link.drop_messages()
         self._change(Change("delete", "key", "of a message that is lost"), "another")
 
-    def go_back_to(self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False) -> None:
+    def go_back_to(
+        self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False, read_only: bool = False
+    ) -> None:
         super().go_back_to(snapshot or Contents())
         for change in then:
             self._change(change, "another")
         if flushed:
             self.flush()
+        self.read_only = read_only
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -585,6 +599,20 @@ async def test_a_store_that_went_back_to_before_its_log_retires_what_it_holds(sh
     assert reading.data is not None, "it is back"
     assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
     assert heard.gaps == 2
+
+
+async def test_a_store_that_went_back_and_takes_nothing_is_a_gap_all_the_same(shared: Shared, store: Store) -> None:
+    heard = Heard()
+    bus = await shared.listen(shared.connect(), "another", heard)
+    await store.change(CHANGES[0], "me")
+    await shared.delivered()
+    shared.go_back_to({}, read_only=True)
+    shared.wake()
+    await shared.until(lambda: heard.gaps > 1)
+    assert not bus.connected
+    shared.read_only = False
+    await shared.delivered()
+    assert bus.alive
 
 
 async def test_ticks_reach_the_others_and_who_comes_later(shared: Shared, store: Store) -> None:
