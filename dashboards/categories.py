@@ -7,7 +7,7 @@ from typing import Final
 from grafanalib.core import Panel
 
 from dashboards import promql, tone
-from dashboards.entries import GOVERNOR, colour, counted, derived, history, listed, named
+from dashboards.entries import GOVERNOR, colour, counted, derived, history, listed, named, told
 from dashboards.panels import Target, graph, heatmap, ranking, tile, timeline
 from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS, ZONES
 from smartcache.golden_hour import ZONES as LIFETIMES
@@ -67,8 +67,7 @@ def vix() -> list[Panel]:
         counted("vix", "smartcache_vix_bypasses_total", "Panic bypasses", width=4),
         timeline(
             "Governor mode",
-            "The worst mode of any process. High volatility caches panicking requests for seconds; an open circuit "
-            "serves them from the cache, to keep the model alive.",
+            f"The worst mode of any process. {FAMILY['smartcache_governor_mode'].why}",
             [Target(promql.worst("smartcache_governor_mode", "mode"), "worst process")],
             GOVERNOR,
         ),
@@ -82,7 +81,7 @@ def vix() -> list[Panel]:
         ),
         graph(
             "Odds ticks",
-            "Ticks that entered a volatility window. None for minutes: the feed is silent, and volatility blind.",
+            told("smartcache_odds_ticks_total"),
             "ops",
             [Target(promql.rate("smartcache_odds_ticks_total", by="origin"), "{{origin}}")],
             names=named("smartcache_odds_ticks_total", "origin"),
@@ -116,7 +115,7 @@ def swr() -> list[Panel]:
     ages = [
         heatmap(
             f"Age at serve, {zone.replace('_', ' ')}" if zone != "none" else "Age at serve, no kickoff",
-            "How old values were when served."
+            told("smartcache_served_age_seconds")
             + (f" Fresh up to {_duration(lifetimes[zone])}; stale at most as long again." if zone in lifetimes else ""),
             "s",
             promql.buckets("smartcache_served_age_seconds", f'zone="{zone}"'),
@@ -131,8 +130,10 @@ def swr() -> list[Panel]:
         counted("swr", "smartcache_swr_refreshes_total", "Background refreshes", unit="ops"),
         graph(
             "Refreshes ahead and held back",
-            "Started early by the X-Fetch draw; running now; and not started, because as many as allowed were running: "
-            "then values grow too stale.",
+            " ".join(
+                told(f"smartcache_{name}")
+                for name in ("early_refreshes_total", "swr_refreshes_in_progress", "swr_refreshes_skipped_total")
+            ),
             "short",
             [
                 Target(promql.rate("smartcache_early_refreshes_total"), "Early, per second", tone.SHADES[1]),
@@ -161,8 +162,7 @@ def tagmanager() -> list[Panel]:
         ),
         graph(
             "Invalidations queued",
-            "Applied in their process, not yet acknowledged by the store. While it is above zero another process may "
-            "still serve what was retired.",
+            told("smartcache_invalidations_queued"),
             "short",
             [Target(promql.gauge("smartcache_invalidations_queued"), "Queued", tone.BAD)],
             size=(4, 7),
@@ -230,7 +230,7 @@ def performance() -> list[Panel]:
         ),
         heatmap(
             "Request duration",
-            "All requests. Two bands are healthy: hits in microseconds, computes at the model's pace.",
+            told(family),
             "s",
             promql.buckets(family),
             size=(10, 9),
@@ -248,7 +248,7 @@ def performance() -> list[Panel]:
         ),
         tile(
             "Latency sampling",
-            f"{FAMILY['smartcache_latency_sampling_ratio'].help} Counters, maximum and minimum are exact at any ratio.",
+            told("smartcache_latency_sampling_ratio"),
             "percentunit",
             Target(promql.gauge("smartcache_latency_sampling_ratio"), "Sampled", instant=True),
             size=(4, 9),

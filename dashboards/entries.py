@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from grafanalib.core import Panel
 
 from dashboards import promql, tone
-from dashboards.panels import State, Target, bars, gauge, graph, tile
+from dashboards.panels import State, Target, bars, gauge, graph, heatmap, tile, timeline
 from smartcache.catalogue import (
     BREAKER_STATES,
     FAMILY,
@@ -22,15 +22,30 @@ from smartcache.catalogue import (
 )
 from smartcache.objectives import Objective
 
-__all__ = ["BREAKER", "GOVERNOR", "colour", "counted", "derived", "history", "judged_by", "listed", "named", "plain"]
+__all__ = [
+    "BREAKER",
+    "GOVERNOR",
+    "colour",
+    "counted",
+    "derived",
+    "history",
+    "judged_by",
+    "listed",
+    "named",
+    "plain",
+    "told",
+]
 
 #: Grafana's units for the catalogue's.
 _UNITS: Final = {"": "short", "seconds": "s", "bytes": "bytes", "ratio": "percentunit", "per_second": "reqps"}
 
 
-def _from_good_to_bad(states: tuple[str, str, str]) -> tuple[State, ...]:
-    colours = (tone.GOOD, tone.WARN, tone.BAD)
-    return tuple(State(index, states[index].replace("_", " "), colours[index]) for index in range(3))
+def _from_good_to_bad(states: Sequence[str]) -> tuple[State, ...]:
+    colours = (tone.GOOD, *(tone.WARN for _ in states[2:]), tone.BAD)
+    return tuple(
+        State(place, state.replace("_", " "), shade)
+        for place, (state, shade) in enumerate(zip(states, colours, strict=True))
+    )
 
 
 #: Words for what ``promql.worst`` gives.
@@ -143,19 +158,43 @@ def history(title: str, text: str, record: str, objective: Objective, *more: Tar
     )
 
 
-def plain(family: Family, title: str, entry: Statistic | None = None) -> Panel:
-    """A family, or a statistic of it, as it comes: a counter's rate, a gauge, a histogram's 99th percentile."""
+def plain(family: Family, title: str, entry: Statistic | None = None, *, width: int = 8) -> Panel:
+    """A family, or a statistic of it, all of it in one panel of the kind that the catalogue names."""
     by = "" if entry else ",".join(label.name for label in family.labels)
-    unit = "ops" if family.kind == "counter" else _UNITS[family.unit]
-    if entry:
-        target = Target(promql.statistic(entry), entry.title, colour(entry))
-    elif family.kind == "histogram":
-        target = Target(promql.quantile(0.99, family.name, by=by), _legend(family), exemplar=True)
-    else:
-        query = promql.rate if family.kind == "counter" else promql.gauge
-        target = Target(query(family.name, by=by), _legend(family))
-    said = f"{entry.help} Statistic `{entry.name}`." if entry else family.help
-    return graph(title, said, unit, [target], no_value=tone.NO_DATA)
+    match = () if entry is None else tuple(f'{name}="{value}"' for name, value in entry.match)
+    legend = entry.title if entry else _legend(family)
+    tint = colour(entry) if entry else None
+    said = f"{entry.help} Statistic `{entry.name}`." if entry else told(family.name)
+    size, name, unit = (width, 7), family.name, _UNITS[family.unit]
+    labels = () if entry else family.labels
+    names = named(name, labels[0].name) if len(labels) == 1 and not isinstance(labels[0].values, str) else {}
+
+    def lines(unit: str, query: str, exemplar: bool = False) -> Panel:
+        target = Target(query, legend, tint, exemplar=exemplar)
+        return graph(title, said, unit, [target], size=size, names=names, no_value=tone.NO_DATA)
+
+    match family.shown:
+        case "rate":
+            return lines("ops", promql.rate(name, *match, by=by))
+        case "value":
+            return lines(unit, promql.gauge(name, *match, by=by))
+        case "quantile":
+            return lines(unit, promql.quantile(0.99, name, *match, by=by), exemplar=True)
+        case "events":
+            return bars(title, said, [Target(promql.count(name, *match, by=by), legend, tint)], size=size, names=names)
+        case "heatmap":
+            return heatmap(title, said, unit, promql.buckets(name, *match), size=size)
+        case "figure":
+            return tile(title, said, unit, Target(promql.gauge(name, *match, by=by), legend, instant=True), size=size)
+        case "states":
+            (label,) = family.labels
+            worst = Target(promql.worst(name, label.name), "worst process")
+            return timeline(title, said, [worst], _from_good_to_bad(label.values), size=size)
+
+
+def told(family: str) -> str:
+    """What a description says of a family."""
+    return f"{FAMILY[family].help} {FAMILY[family].why}"
 
 
 def _legend(family: Family) -> str:

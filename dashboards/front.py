@@ -9,7 +9,7 @@ from grafanalib.core import Panel
 from alerts.bounds import BUS_LAG_SECONDS, COMPUTE_ERROR_RATIO
 from alerts.links import OVERVIEW
 from dashboards import promql, tone
-from dashboards.entries import BREAKER, GOVERNOR
+from dashboards.entries import BREAKER, GOVERNOR, told
 from dashboards.panels import State, Target, graph, panel_id, table, tile, timeline
 from smartcache.catalogue import FAMILY
 from smartcache.objectives import (
@@ -134,8 +134,7 @@ def _states() -> list[Panel]:
         ),
         tile(
             "Governor",
-            "The worst mode of any process. High volatility caches panicking requests for seconds instead of "
-            "bypassing; an open circuit serves them from the cache.",
+            f"The worst mode of any process. {FAMILY['smartcache_governor_mode'].why}",
             "none",
             Target(promql.worst("smartcache_governor_mode", "mode"), "Governor", instant=True),
             states=GOVERNOR,
@@ -144,7 +143,7 @@ def _states() -> list[Panel]:
         ),
         tile(
             "Breaker",
-            "The worst state of any process. Open: the store is not asked; each process serves and computes alone.",
+            f"The worst state of any process. {FAMILY['smartcache_store_breaker_state'].why}",
             "none",
             Target(promql.worst("smartcache_store_breaker_state", "state"), "Breaker", instant=True),
             size=_NARROW,
@@ -164,7 +163,7 @@ def _states() -> list[Panel]:
         ),
         tile(
             "Bus silence",
-            f"{FAMILY['smartcache_bus_lag_seconds'].help} Beyond {BUS_LAG_SECONDS:g} s it trusts nothing it holds.",
+            told("smartcache_bus_lag_seconds"),
             "s",
             Target(promql.gauge("smartcache_bus_lag_seconds"), "Silence", instant=True),
             steps=tone.above(bad=BUS_LAG_SECONDS),

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from smartcache.catalogue import CATEGORIES, FAMILIES, PARTS, RULES, STATISTICS, Family, Label
+from smartcache.catalogue import CATEGORIES, FAMILIES, PARTS, RULES, STATISTICS, Family, Label, Shown
 from smartcache.objectives import OBJECTIVES
 
 __all__ = ["page"]
+
+
+_SHOWN: Final[Mapping[Shown, str]] = {
+    "rate": "per second",
+    "events": "events counted",
+    "value": "value over time",
+    "quantile": "99th percentile",
+    "heatmap": "heatmap",
+    "states": "states over time",
+    "figure": "figure",
+}
 
 
 def page() -> str:
@@ -62,11 +74,23 @@ def _statistics() -> Iterable[str]:
 
 def _families() -> Iterable[str]:
     for category, (title, _) in {**CATEGORIES, **PARTS}.items():
+        if not any(family.category == category for family in FAMILIES):
+            continue  # shares the series of another
         yield from (f"### {title}: series", "")
         yield from _table(
-            ("series", "type", "unit", "labels", "processes", "meaning"),
+            ("series", "type", "unit", "labels", "processes", "shown", "meaning", "why", "objective"),
             (
-                (f"`{f.name}`", f.kind, f.unit or "count", _labels(f), _combined(f), f.help + _edges(f))
+                (
+                    f"`{f.name}`",
+                    f.kind,
+                    f.unit or "count",
+                    _labels(f),
+                    _combined(f),
+                    _SHOWN[f.shown],
+                    f.help + _edges(f),
+                    f.why,
+                    f.objective.describe() if f.objective else "",
+                )
                 for f in FAMILIES
                 if f.category == category
             ),
@@ -94,7 +118,7 @@ def _values(label: Label) -> str:
 def _combined(family: Family) -> str:
     if family.by_exporter:
         return "the exporter's own"
-    return {"sum": "added up", "max": "the greatest", "min": "the least"}[family.combine]
+    return {"sum": "added up", "max": "the greatest", "min": "the least", "states": "counted by state"}[family.combine]
 
 
 def _edges(family: Family) -> str:

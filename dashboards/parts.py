@@ -8,14 +8,16 @@ from grafanalib.core import Panel
 
 from alerts.bounds import BURN_RATES, BUS_LAG_SECONDS, STORE_MEMORY_RATIO
 from dashboards import promql, tone
-from dashboards.entries import BREAKER, history, judged_by, named, plain
-from dashboards.panels import State, Target, bars, graph, heatmap, ranking, tile, timeline
+from dashboards.entries import BREAKER, history, judged_by, named, plain, told
+from dashboards.panels import State, Target, bars, graph, ranking, tile, timeline
 from smartcache.catalogue import BURN_WINDOWS, FAMILY
 from smartcache.objectives import AVAILABILITY, COMPUTE_P95, PROMISE
 
 __all__ = ["bus", "compute", "exporter", "memory", "service", "store"]
 
 _FAILED: Final = 'code=~"5.."'
+#: Processes of the service, in the words of the panels.
+_WORKER: Final = "{{instance}}, worker {{worker}}"
 #: From the shortest window to the longest.
 _RAMP: Final = ("purple", "light-purple", "dark-blue", "blue", "light-blue", "super-light-blue", "#A0A7B4")
 
@@ -30,12 +32,10 @@ def compute() -> list[Panel]:
             "smartcache:compute_duration_seconds:p95_5m",
             COMPUTE_P95,
         ),
-        heatmap(
-            "Compute duration", "How long the model took.", "s", promql.buckets("smartcache_compute_duration_seconds")
-        ),
+        plain(FAMILY["smartcache_compute_duration_seconds"], "Compute duration"),
         graph(
             "Computes by outcome",
-            "Computes that ended, for requests and refreshes together.",
+            f"{told('smartcache_computes_total')} Those of requests and of refreshes together.",
             "ops",
             [Target(promql.rate("smartcache_computes_total", by="outcome"), "{{outcome}}")],
             stack=True,
@@ -44,7 +44,7 @@ def compute() -> list[Panel]:
         ),
         graph(
             "Computes running and shared",
-            "Computes running now, and requests that joined one that another had started.",
+            f"{told('smartcache_computes_in_progress')} {told('smartcache_coalesced_requests_total')}",
             "short",
             [
                 Target(promql.gauge("smartcache_computes_in_progress"), "Running now", tone.SHADES[0]),
@@ -58,8 +58,7 @@ def compute() -> list[Panel]:
         ),
         bars(
             "Served despite failure, and results fenced off",
-            "Requests served a held value because the compute failed or was late; and computed values not stored "
-            "because an invalidation or a newer owner came between.",
+            f"{told('smartcache_stale_on_error_served_total')} {told('smartcache_writes_fenced_total')}",
             [
                 Target(promql.count("smartcache_stale_on_error_served_total"), "Stale on error", tone.WARN),
                 Target(promql.count("smartcache_writes_fenced_total"), "Fenced off", tone.NEUTRAL),
@@ -67,7 +66,7 @@ def compute() -> list[Panel]:
         ),
         bars(
             "Served beyond its promise",
-            f"{FAMILY[promise].help} {judged_by(PROMISE)}",
+            f"{told(promise)} {judged_by(PROMISE)}",
             [Target(promql.count(promise, by="reason"), "{{reason}}")],
             names={
                 reason: (f"judged {reason}", colour)
@@ -83,13 +82,13 @@ def store() -> list[Panel]:
     return [
         timeline(
             "Store breaker",
-            "The worst state of any process. Open: the store is not asked; each process serves and computes alone.",
+            f"The worst state of any process. {FAMILY['smartcache_store_breaker_state'].why}",
             [Target(promql.worst("smartcache_store_breaker_state", "state"), "worst process")],
             BREAKER,
         ),
         graph(
             "Store p99 by operation",
-            "Round trips as the engine sees them, the network included.",
+            told(duration),
             "s",
             [Target(promql.quantile(0.99, duration, by="operation"), "{{operation}}", exemplar=True)],
             names=named(duration, "operation"),
@@ -107,14 +106,13 @@ def store() -> list[Panel]:
         ),
         bars(
             "Store errors by operation",
-            "Operations that failed or timed out; callers still got answers.",
+            told("smartcache_store_errors_total"),
             [Target(promql.count("smartcache_store_errors_total", by="operation"), "{{operation}}")],
             names=named(duration, "operation"),
         ),
         bars(
             "Unreadable entries",
-            f"{FAMILY['smartcache_store_unreadable_entries_total'].help} A few after a release are an old format; more "
-            "are somebody else writing under our keys.",
+            told("smartcache_store_unreadable_entries_total"),
             [Target(promql.count("smartcache_store_unreadable_entries_total"), "Unreadable", tone.WARN)],
         ),
         graph(
@@ -170,7 +168,7 @@ def memory() -> list[Panel]:
         plain(FAMILY["smartcache_memory_bytes"], "Memory size"),
         bars(
             "Memory evictions",
-            f"{FAMILY['smartcache_memory_evictions_total'].help} Many: the memory tier is too small for what is asked.",
+            told("smartcache_memory_evictions_total"),
             [Target(promql.count("smartcache_memory_evictions_total"), "Evicted", tone.WARN)],
         ),
     ]
@@ -181,7 +179,7 @@ def bus() -> list[Panel]:
     return [
         graph(
             "Bus lag",
-            f"{FAMILY['smartcache_bus_lag_seconds'].help} Beyond {BUS_LAG_SECONDS:g} s it trusts nothing it holds.",
+            told("smartcache_bus_lag_seconds"),
             "s",
             [Target(promql.gauge("smartcache_bus_lag_seconds"), "Longest silence", tone.NEUTRAL)],
             steps=[{"color": "transparent", "value": None}, {"color": tone.BAD, "value": BUS_LAG_SECONDS}],
@@ -190,7 +188,7 @@ def bus() -> list[Panel]:
         ),
         graph(
             "Bus messages",
-            "Messages of other processes applied here.",
+            told("smartcache_bus_messages_total"),
             "ops",
             [Target(promql.rate("smartcache_bus_messages_total", by="kind"), "{{kind}}")],
             names=named("smartcache_bus_messages_total", "kind"),
@@ -198,7 +196,7 @@ def bus() -> list[Panel]:
         ),
         bars(
             "Bus gaps",
-            FAMILY["smartcache_bus_gaps_total"].help,
+            told("smartcache_bus_gaps_total"),
             [Target(promql.count("smartcache_bus_gaps_total"), "Gaps", tone.BAD)],
             no_value="no bus seen",
         ),
@@ -212,7 +210,7 @@ def service() -> list[Panel]:
     return [
         graph(
             "HTTP answers by code",
-            "What clients saw.",
+            told(family),
             "reqps",
             [
                 Target(promql.rate(family, 'code=~"2.."'), "2xx", tone.GOOD),
@@ -276,31 +274,45 @@ def service() -> list[Panel]:
         ),
         tile(
             "Model's extra latency",
-            f"{FAMILY['smartcache_model_extra_latency_seconds'].help} Every compute takes at least so long.",
+            told("smartcache_model_extra_latency_seconds"),
             "s",
             Target(promql.gauge("smartcache_model_extra_latency_seconds"), "Extra latency", instant=True),
             size=(4, 7),
             no_value=tone.NO_DATA,
         ),
         graph(
-            "Service CPU",
-            "Cores in use by the service's processes.",
-            "none",
+            "Event-loop lag by worker",
+            told("smartcache_event_loop_lag_seconds"),
+            "s",
             [
                 Target(
-                    'sum by (instance) (rate(process_cpu_seconds_total{job="service"}[$__rate_interval]))',
-                    "{{instance}}",
+                    promql.quantile(0.99, "smartcache_event_loop_lag_seconds", by="worker"),
+                    "worker {{worker}}",
+                    exemplar=True,
                 )
             ],
-            size=(4, 7),
+            log=True,
             no_value=tone.NO_DATA,
         ),
         graph(
-            "Service memory",
-            "Resident memory of the service's processes.",
+            "Service CPU by worker",
+            "Cores in use by each process of the service. One answers on one core: at 1 its requests wait for it.",
+            "none",
+            [
+                Target(
+                    'sum by (instance,worker) (rate(process_cpu_seconds_total{job="service"}[$__rate_interval]))',
+                    _WORKER,
+                )
+            ],
+            ceiling=1,
+            no_value=tone.NO_DATA,
+        ),
+        graph(
+            "Service memory by worker",
+            "Resident memory of each process of the service. The memory tier is only a part of it; what grows without "
+            "end is a leak.",
             "bytes",
-            [Target('sum by (instance) (process_resident_memory_bytes{job="service"})', "{{instance}}")],
-            size=(4, 7),
+            [Target('sum by (instance,worker) (process_resident_memory_bytes{job="service"})', _WORKER)],
             no_value=tone.NO_DATA,
         ),
     ]
@@ -317,7 +329,7 @@ def exporter() -> list[Panel]:
         ),
         graph(
             "Processes by state",
-            "Metrics files by the state of their process. Dead ones still count, so that totals never decrease.",
+            told("smartcache_processes"),
             "short",
             [Target(promql.gauge("smartcache_processes", by="state"), "{{state}}")],
             names=named("smartcache_processes", "state"),
@@ -327,7 +339,7 @@ def exporter() -> list[Panel]:
         ),
         tile(
             "Exporter page",
-            FAMILY["smartcache_exporter_up"].help,
+            told("smartcache_exporter_up"),
             "none",
             Target(f"min (smartcache_exporter_up{{{promql.SCOPE}}})", "Page", instant=True),
             size=(4, 7),
@@ -337,7 +349,7 @@ def exporter() -> list[Panel]:
         ),
         tile(
             "Version",
-            FAMILY["smartcache_build_info"].help,
+            told("smartcache_build_info"),
             "none",
             Target(promql.gauge("smartcache_build_info", by="version"), "{{version}}", instant=True),
             size=(4, 7),
@@ -346,14 +358,14 @@ def exporter() -> list[Panel]:
         ),
         graph(
             "Exporter scrape duration",
-            FAMILY["smartcache_exporter_scrape_duration_seconds"].help,
+            told("smartcache_exporter_scrape_duration_seconds"),
             "s",
             [Target(promql.gauge("smartcache_exporter_scrape_duration_seconds"), "Collecting", tone.NEUTRAL)],
             no_value=tone.NO_DATA,
         ),
         bars(
             "Exporter errors",
-            FAMILY["smartcache_exporter_scrape_errors_total"].help,
+            told("smartcache_exporter_scrape_errors_total"),
             [Target(promql.count("smartcache_exporter_scrape_errors_total"), "Parts not collected", tone.BAD)],
         ),
         bars(

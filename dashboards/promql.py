@@ -56,7 +56,8 @@ def recent(family: str, *match: str, by: str) -> str:
 
 def gauge(family: str, *match: str, by: str = "") -> str:
     """A gauge, combined over instances as the catalogue says for processes."""
-    return f"{_over(FAMILY[family].combine, by)} ({_selector(family, 'gauge', match)})"
+    combine = FAMILY[family].combine
+    return f"{_over('sum' if combine == 'states' else combine, by)} ({_selector(family, 'gauge', match)})"
 
 
 def quantile(q: float, family: str, *match: str, by: str = "") -> str:

@@ -65,7 +65,12 @@ def build(
     """
     metrics = CacheMetrics(
         directory=config.metrics_dir,
-        domains={"competition": tuple(COMPETITIONS), "route": PATHS, "code": CODES},
+        domains={
+            "competition": tuple(COMPETITIONS),
+            "route": PATHS,
+            "code": CODES,
+            "worker": [str(number) for number in range(settings.workers)],
+        },
         clock=clock,
     )
     parts = assemble(settings, folder, clock, SmartCacheEnhanced(config=config, metrics=metrics, clock=clock), metrics)

@@ -21,6 +21,7 @@ from service.book import PriceBook
 from service.clock import ReplayClock
 from service.feed import Progress, feed_odds
 from service.fixtures import Fixtures, load_fixtures
+from service.loop_lag import watch_loop
 from service.model import Model, fit
 from service.model_watch import ModelWatch
 from service.predictor import Predictor
@@ -75,7 +76,8 @@ async def running(parts: Parts, parent: int | None) -> AsyncIterator[None]:
     slot = Slot(parts.folder)
     parts.metrics.gauge("smartcache_model_extra_latency_seconds").set(parts.settings.extra_latency)
     await parts.cache.start()
-    tasks = []
+    lag = parts.metrics.histogram("smartcache_event_loop_lag_seconds", worker=str(slot.number))
+    tasks = [asyncio.create_task(watch_loop(lag, parts.clock))]
     # One process draws the odds and the bus carries them; without a bus each draws its own, which are the same.
     if parts.cache.health()["bus"] == "none":
         tasks.append(asyncio.create_task(feed_odds(parts.book, parts.cache, parts.clock)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from smartcache.objectives import (
     AVAILABILITY,
@@ -47,10 +47,17 @@ PARTS: Final[Mapping[Category, tuple[str, str]]] = {
     "exporter": ("Exporter", "Can these numbers be trusted?"),
 }
 
-Combine = Literal["sum", "max", "min"]
+#: How the values of several processes become one. ``states``: each process is in one state, and those in each count.
+Combine = Literal["sum", "max", "min", "states"]
 Kind = Literal["counter", "gauge", "histogram"]
+#: How a dashboard shows a family: per second, or counted in intervals where its events are rare; as a value over time;
+#: as its 99th percentile or all of its buckets over time; as words over time; as one figure, now.
+Shown = Literal["rate", "events", "value", "quantile", "heatmap", "states", "figure"]
 
-# Label domains whose values come from configuration; the recorder fills them in and adds "none" and "other".
+#: Sets of label values that come from configuration; the layout adds "none" and "other" to each.
+Domain = Literal["market", "competition", "route", "code", "worker"]
+DOMAINS: Final[tuple[Domain, ...]] = get_args(Domain)
+
 ZONES: Final = ("warmup", "golden", "active", "prematch", "standard", "match_started", "none")
 STRATEGIES: Final = ("bypass", "compute", "serve_stale", "serve_fresh")
 TIERS: Final = ("memory", "store", "none")
@@ -67,50 +74,28 @@ REQUEST_BUCKETS: Final = (
     0.05, LATENCY_P99.threshold, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
 COMPUTE_BUCKETS: Final = (
-    0.001,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    COMPUTE_P95.threshold,
-    2.5,
-    5.0,
-    10.0,
-)
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, COMPUTE_P95.threshold, 2.5, 5.0, 10.0,
+)  # fmt: skip
 STORE_BUCKETS: Final = (
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 )  # fmt: skip
+LAG_BUCKETS: Final = (0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, LATENCY_P99.threshold, 0.25, 0.5, 1.0, 2.5)
 #: Age edges in seconds: one at each zone's TTL, one at twice it (the end of the stale window).
 AGE_BUCKETS: Final = (
-    1.0,
-    5.0,
-    10.0,
-    30.0,
-    60.0,
-    120.0,
-    300.0,
-    900.0,
-    1800.0,
-    3600.0,
-    7200.0,
-    21600.0,
-    43200.0,
-)
+    1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
     """A label and the bounded set of its values.
 
-    ``values`` is the set itself, or the name of a domain that configuration fills: ``market``, ``competition``,
-    ``route`` or ``code``. What lies outside a configured domain is counted under ``other``.
+    ``values`` is the set itself, or the name of a domain that configuration fills. What lies outside a configured
+    domain is counted under ``other``.
     """
 
     name: str
-    values: tuple[str, ...] | Literal["market", "competition", "route", "code"]
+    values: tuple[str, ...] | Domain
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +105,12 @@ class Family:
     Attributes:
         name: the exposed name, with its unit and ``_total`` where Prometheus naming wants them.
         kind: counter, gauge or histogram.
-        unit: base unit of a sample: ``""`` (a count), ``seconds``, ``bytes``, ``ratio``.
-        help: the HELP line.
         category: section it belongs to.
+        help: the HELP line.
+        why: what somebody on call learns from it, in one sentence.
+        shown: how a dashboard shows it.
         labels: label names with their allowed values.
+        unit: base unit of a sample: ``""`` (a count), ``seconds``, ``bytes``, ``ratio``.
         buckets: upper edges of a histogram, without +Inf.
         combine: how the values of several processes become one.
         joint: true when the family is a sum over the cells of joint outcomes that requests commit.
@@ -135,8 +122,10 @@ class Family:
 
     name: str
     kind: Kind
-    help: str
     category: Category
+    help: str
+    why: str
+    shown: Shown
     labels: tuple[Label, ...] = ()
     unit: Literal["", "seconds", "bytes", "ratio"] = ""
     buckets: tuple[float, ...] = ()
@@ -215,99 +204,144 @@ _OPERATION: Final = Label("operation", STORE_OPERATIONS)
 
 FAMILIES: Final[tuple[Family, ...]] = (
     # Sums over the joint outcomes of requests: their laws hold by construction.
-    Family("smartcache_requests_total", "counter", "Requests by what was done with them and by time to kickoff.",
-           "strategy", (_STRATEGY, _ZONE), joint=True),
-    Family("smartcache_lookups_total", "counter", "Lookups by result, by the tier that held the value, by market.",
-           "base_cache", (Label("result", LOOKUP_RESULTS), Label("tier", TIERS), _MARKET), joint=True,
+    Family("smartcache_requests_total", "counter", "strategy",
+           "Requests by what was done with them and by time to kickoff.",
+           "What the engine does now: computes and bypasses that grow are load on the model.",
+           "rate", (_STRATEGY, _ZONE), joint=True),
+    Family("smartcache_lookups_total", "counter", "base_cache",
+           "Lookups by result, by the tier that held the value, by market.",
+           "Where the hit ratio comes from, and which market or tier spoils it.",
+           "rate", (Label("result", LOOKUP_RESULTS), Label("tier", TIERS), _MARKET), joint=True,
            objective=HIT_RATIO),
-    Family("smartcache_vix_evaluations_total", "counter", "Volatility judgements made for requests.",
-           "vix", (Label("status", VIX_STATUSES), Label("competition", "competition")), joint=True,
+    Family("smartcache_vix_evaluations_total", "counter", "vix", "Volatility judgements made for requests.",
+           "Whether one competition moves or all do, which points to the feed of odds.",
+           "rate", (Label("status", VIX_STATUSES), Label("competition", "competition")), joint=True,
            objective=VIX_PANIC),
-    Family("smartcache_vix_bypasses_total", "counter", "Requests that bypassed the cache because of a panic.",
-           "vix", joint=True, objective=VIX_PANIC),
-    Family("smartcache_swr_evaluations_total", "counter", "Held values judged for staleness when asked for.",
-           "swr", (Label("result", SWR_RESULTS),), joint=True),
-    Family("smartcache_stale_on_error_served_total", "counter",
-           "Requests served a held value because its compute failed or was late.", "compute", joint=True),
+    Family("smartcache_vix_bypasses_total", "counter", "vix", "Requests that bypassed the cache because of a panic.",
+           "What a panic costs the model.", "rate", joint=True, objective=VIX_PANIC),
+    Family("smartcache_swr_evaluations_total", "counter", "swr", "Held values judged for staleness when asked for.",
+           "Too stale means that refreshes do not come in time and callers wait.",
+           "rate", (Label("result", SWR_RESULTS),), joint=True),
+    Family("smartcache_stale_on_error_served_total", "counter", "compute",
+           "Requests served a held value because its compute failed or was late.",
+           "A failing model that clients do not see yet.", "events", joint=True),
     # The rest of the engine.
-    Family("smartcache_swr_refreshes_total", "counter", "Background refreshes that ended.", "swr",
-           (Label("outcome", ("success", "error")),)),
-    Family("smartcache_swr_refreshes_in_progress", "gauge", "Background refreshes running now.", "swr"),
-    Family("smartcache_swr_refreshes_skipped_total", "counter",
-           "Background refreshes not started because as many as allowed were running.", "swr"),
-    Family("smartcache_early_refreshes_total", "counter",
-           "Background refreshes started before expiry by the X-Fetch draw.", "swr"),
-    Family("smartcache_invalidations_total", "counter", "Invalidations accepted, by kind.", "tagmanager",
-           (Label("kind", ("surgical", "full")),)),
-    Family("smartcache_invalidation_markets_total", "counter",
-           "Markets that surgical invalidations affected and preserved.", "tagmanager",
-           (Label("outcome", ("affected", "preserved")),)),
-    Family("smartcache_invalidation_keys_deleted_total", "counter", "Entries that invalidations retired.",
-           "tagmanager"),
-    Family("smartcache_invalidations_queued", "gauge",
-           "Invalidations applied in their process that the store has not acknowledged yet.", "tagmanager"),
-    Family("smartcache_request_duration_seconds", "histogram", "Time from asking the engine to its answer.",
-           "performance", (_STRATEGY,), unit="seconds", buckets=REQUEST_BUCKETS, objective=LATENCY_P99),
-    Family("smartcache_request_duration_max_seconds", "gauge", "Slowest request of the last minute.",
-           "performance", unit="seconds", combine="max", absent_when_idle=True, objective=LATENCY_P99),
-    Family("smartcache_request_duration_min_seconds", "gauge", "Fastest request of the last minute.",
-           "performance", unit="seconds", combine="min", absent_when_idle=True),
-    Family("smartcache_latency_sampling_ratio", "gauge", "Share of requests that the latency histogram counts.",
-           "performance", unit="ratio", combine="min"),
-    Family("smartcache_served_beyond_promise_total", "counter",
-           "Answers from the cache that were older than the limit they were judged by.", "compute",
-           (_ZONE, Label("reason", ("fresh", "stale", "error", "kickoff"))), objective=PROMISE),
-    Family("smartcache_served_age_seconds", "histogram", "Age of values served from the cache, when served.",
-           "swr", (_ZONE,), unit="seconds", buckets=AGE_BUCKETS),
-    Family("smartcache_computes_total", "counter", "Computes that ended, by outcome.", "compute",
-           (Label("outcome", ("success", "error", "timeout", "cancelled")),)),
-    Family("smartcache_compute_duration_seconds", "histogram", "Duration of computes.", "compute",
-           unit="seconds", buckets=COMPUTE_BUCKETS, objective=COMPUTE_P95),
-    Family("smartcache_computes_in_progress", "gauge", "Computes running now.", "compute"),
-    Family("smartcache_coalesced_requests_total", "counter",
+    Family("smartcache_swr_refreshes_total", "counter", "swr", "Background refreshes that ended.",
+           "Refreshes that fail turn into stale answers, then into waits.",
+           "rate", (Label("outcome", ("success", "error")),)),
+    Family("smartcache_swr_refreshes_in_progress", "gauge", "swr", "Background refreshes running now.",
+           "Near its bound, further refreshes are held back.", "value"),
+    Family("smartcache_swr_refreshes_skipped_total", "counter", "swr",
+           "Background refreshes not started because as many as allowed were running.",
+           "Then values grow too stale: the model is slow, or the bound too low.", "rate"),
+    Family("smartcache_early_refreshes_total", "counter", "swr",
+           "Background refreshes started before expiry by the X-Fetch draw.",
+           "How much of the refreshing keeps hot keys from expiring at all.", "rate"),
+    Family("smartcache_invalidations_total", "counter", "tagmanager", "Invalidations accepted, by kind.",
+           "A full one is a cold start: misses and computes follow it.",
+           "events", (Label("kind", ("surgical", "full")),)),
+    Family("smartcache_invalidation_markets_total", "counter", "tagmanager",
+           "Markets that surgical invalidations affected and preserved.",
+           "How much computing the tags spare.", "events", (Label("outcome", ("affected", "preserved")),)),
+    Family("smartcache_invalidation_keys_deleted_total", "counter", "tagmanager",
+           "Entries that invalidations retired.",
+           "How many values an event really cost: none at all means that it named a match nobody asked for.", "events"),
+    Family("smartcache_invalidations_queued", "gauge", "tagmanager",
+           "Invalidations applied in their process that the store has not acknowledged yet.",
+           "While it is above zero another process may still serve what was retired.", "value"),
+    Family("smartcache_request_duration_seconds", "histogram", "performance",
+           "Time from asking the engine to its answer.",
+           "Two bands are healthy: hits in microseconds, computes at the model's pace.",
+           "heatmap", (_STRATEGY,), unit="seconds", buckets=REQUEST_BUCKETS, objective=LATENCY_P99),
+    Family("smartcache_request_duration_max_seconds", "gauge", "performance", "Slowest request of the last minute.",
+           "The one bad answer that no quantile shows.",
+           "value", unit="seconds", combine="max", absent_when_idle=True, objective=LATENCY_P99),
+    Family("smartcache_request_duration_min_seconds", "gauge", "performance", "Fastest request of the last minute.",
+           "The floor: if it rises, the processes lack CPU.",
+           "value", unit="seconds", combine="min", absent_when_idle=True),
+    Family("smartcache_latency_sampling_ratio", "gauge", "performance",
+           "Share of requests that the latency histogram counts.",
+           "Counters, maximum and minimum are exact at any ratio; below 1 the histogram counts fewer requests.",
+           "figure", unit="ratio", combine="min"),
+    Family("smartcache_served_beyond_promise_total", "counter", "compute",
+           "Answers from the cache that were older than the limit they were judged by.",
+           "Clients got outdated predictions; this should never move.",
+           "events", (_ZONE, Label("reason", ("fresh", "stale", "error", "kickoff"))), objective=PROMISE),
+    Family("smartcache_served_age_seconds", "histogram", "swr", "Age of values served from the cache, when served.",
+           "How old answers really are, beside what is allowed.",
+           "heatmap", (_ZONE,), unit="seconds", buckets=AGE_BUCKETS),
+    Family("smartcache_computes_total", "counter", "compute", "Computes that ended, by outcome.",
+           "Whether the model works: values held hide its failures from clients for a while.",
+           "rate", (Label("outcome", ("success", "error", "timeout", "cancelled")),)),
+    Family("smartcache_compute_duration_seconds", "histogram", "compute", "Duration of computes.",
+           "A slower model makes every miss and every refresh late.",
+           "heatmap", unit="seconds", buckets=COMPUTE_BUCKETS, objective=COMPUTE_P95),
+    Family("smartcache_computes_in_progress", "gauge", "compute", "Computes running now.",
+           "A number that only grows is a model that no longer answers.", "value"),
+    Family("smartcache_coalesced_requests_total", "counter", "compute",
            "Requests that shared a compute which another request, here or in another process, had started.",
-           "compute"),
-    Family("smartcache_writes_fenced_total", "counter",
-           "Computed values not stored because an invalidation or a newer owner came between.", "compute"),
-    Family("smartcache_governor_mode", "gauge", "Processes in each mode of the volatility governor.", "vix",
-           (Label("mode", GOVERNOR_MODES),)),
-    Family("smartcache_odds_ticks_total", "counter", "Odds ticks that entered a volatility window.", "vix",
-           (Label("origin", ("local", "bus")),)),
-    Family("smartcache_store_errors_total", "counter", "Store operations that failed or timed out.", "base_cache",
-           (_OPERATION,)),
-    Family("smartcache_store_operation_duration_seconds", "histogram", "Duration of store round trips.", "store",
-           (_OPERATION,), unit="seconds", buckets=STORE_BUCKETS),
-    Family("smartcache_store_breaker_state", "gauge", "Processes by state of their store circuit breaker.",
-           "store", (Label("state", BREAKER_STATES),)),
-    Family("smartcache_store_unreadable_entries_total", "counter",
-           "Store entries that could not be decoded and were counted as misses.", "store"),
-    Family("smartcache_memory_entries", "gauge", "Entries held in memory tiers.", "memory"),
-    Family("smartcache_memory_bytes", "gauge", "Encoded size of the entries held in memory tiers.", "memory",
-           unit="bytes"),
-    Family("smartcache_memory_evictions_total", "counter", "Entries evicted from memory tiers for room.", "memory"),
-    Family("smartcache_bus_lag_seconds", "gauge", "Longest time for which a process has heard nothing on the bus.",
-           "bus", unit="seconds", combine="max", absent_when_idle=True, elapsed=True),
-    Family("smartcache_bus_messages_total", "counter", "Bus messages applied.", "bus",
-           (Label("kind", ("invalidate", "ticks")),)),
-    Family("smartcache_bus_gaps_total", "counter",
-           "Times a process could not prove that it had heard every message, and stopped trusting its memory.", "bus"),
+           "Computes that the model was spared when many asked at once.", "rate"),
+    Family("smartcache_writes_fenced_total", "counter", "compute",
+           "Computed values not stored because an invalidation or a newer owner came between.",
+           "Many at once: computes take longer than the time between two events.", "events"),
+    Family("smartcache_governor_mode", "gauge", "vix", "Processes in each mode of the volatility governor.",
+           "High volatility caches panicking requests for seconds; an open circuit serves them from the cache, to keep "
+           "the model alive.",
+           "states", (Label("mode", GOVERNOR_MODES),), combine="states"),
+    Family("smartcache_odds_ticks_total", "counter", "vix", "Odds ticks that entered a volatility window.",
+           "None for minutes: the feed is silent, and volatility blind.",
+           "rate", (Label("origin", ("local", "bus")),)),
+    Family("smartcache_store_errors_total", "counter", "base_cache", "Store operations that failed or timed out.",
+           "Callers still got answers, each process from what it has.", "events", (_OPERATION,)),
+    Family("smartcache_store_operation_duration_seconds", "histogram", "store", "Duration of store round trips.",
+           "As the engine sees them, the network included: a slow store makes every miss in memory slow.",
+           "quantile", (_OPERATION,), unit="seconds", buckets=STORE_BUCKETS),
+    Family("smartcache_store_breaker_state", "gauge", "store", "Processes by state of their store circuit breaker.",
+           "Open: the store is not asked; each process serves and computes alone.",
+           "states", (Label("state", BREAKER_STATES),), combine="states"),
+    Family("smartcache_store_unreadable_entries_total", "counter", "store",
+           "Store entries that could not be decoded and were counted as misses.",
+           "A few after a release are an old format; more are somebody else writing under our keys.", "events"),
+    Family("smartcache_memory_entries", "gauge", "memory", "Entries held in memory tiers.",
+           "At its bound, the hit ratio depends on what is evicted.", "value"),
+    Family("smartcache_memory_bytes", "gauge", "memory", "Encoded size of the entries held in memory tiers.",
+           "Whether values grew, beside the resident memory of the processes.", "value", unit="bytes"),
+    Family("smartcache_memory_evictions_total", "counter", "memory", "Entries evicted from memory tiers for room.",
+           "Many: the memory tier is too small for what is asked.", "events"),
+    Family("smartcache_bus_lag_seconds", "gauge", "bus",
+           "Longest time for which a process has heard nothing on the bus.",
+           "Beyond 2 s that process trusts nothing it holds.",
+           "value", unit="seconds", combine="max", absent_when_idle=True, elapsed=True),
+    Family("smartcache_bus_messages_total", "counter", "bus", "Bus messages applied.",
+           "None while another process invalidates: its changes do not arrive.",
+           "rate", (Label("kind", ("invalidate", "ticks")),)),
+    Family("smartcache_bus_gaps_total", "counter", "bus",
+           "Times a process could not prove that it had heard every message, and stopped trusting its memory.",
+           "Each is a dip in the hit ratio; many are a network or a store that loses messages.", "events"),
     # Recorded by the service around the engine.
-    Family("smartcache_http_requests_total", "counter", "HTTP answers by route and status code.", "service",
-           (Label("route", "route"), Label("code", "code")), objective=AVAILABILITY),
-    Family("smartcache_model_extra_latency_seconds", "gauge",
-           "Latency that the reference model adds to stand for a heavier one.", "service", unit="seconds",
-           combine="max"),
+    Family("smartcache_http_requests_total", "counter", "service", "HTTP answers by route and status code.",
+           "What clients see; availability is judged by it.",
+           "rate", (Label("route", "route"), Label("code", "code")), objective=AVAILABILITY),
+    Family("smartcache_event_loop_lag_seconds", "histogram", "service",
+           "How long work that was due had to wait for the event loop of a worker.",
+           "Every request of that worker waits as long: something blocks the loop, or the CPU is taken.",
+           "quantile", (Label("worker", "worker"),), unit="seconds", buckets=LAG_BUCKETS),
+    Family("smartcache_model_extra_latency_seconds", "gauge", "service",
+           "Latency that the reference model adds to stand for a heavier one.",
+           "Every compute takes at least so long, by configuration.", "figure", unit="seconds", combine="max"),
     # Produced by the exporter.
-    Family("smartcache_processes", "gauge", "Processes by state; what dead ones counted stays in the sums.", "exporter",
-           (Label("state", ("live", "dead", "unreadable")),), by_exporter=True),
-    Family("smartcache_build_info", "gauge", "Always 1; the version of the exporter in its labels.", "exporter",
-           (Label("version", ()), Label("python_version", ())), by_exporter=True),
-    Family("smartcache_exporter_up", "gauge", "1 when every part of the page could be collected.", "exporter",
+    Family("smartcache_processes", "gauge", "exporter", "Processes by state; what dead ones counted stays in the sums.",
+           "Whether the processes that should run do; an unreadable one counts with what it last said.",
+           "value", (Label("state", ("live", "dead", "unreadable")),), by_exporter=True),
+    Family("smartcache_build_info", "gauge", "exporter", "Always 1; the version of the exporter in its labels.",
+           "What runs here.", "figure", (Label("version", ()), Label("python_version", ())), by_exporter=True),
+    Family("smartcache_exporter_up", "gauge", "exporter", "1 when every part of the page could be collected.",
+           "At 0 some numbers stand still or are missing.", "figure", by_exporter=True),
+    Family("smartcache_exporter_scrape_duration_seconds", "gauge", "exporter", "Time taken to collect this page.",
+           "Near the time-out of a scrape, pages are lost.", "value", unit="seconds", by_exporter=True),
+    Family("smartcache_exporter_scrape_errors_total", "counter", "exporter",
+           "Parts of pages that could not be collected.", "The exporter's log says which.", "events",
            by_exporter=True),
-    Family("smartcache_exporter_scrape_duration_seconds", "gauge", "Time taken to collect this page.", "exporter",
-           unit="seconds", by_exporter=True),
-    Family("smartcache_exporter_scrape_errors_total", "counter", "Parts of pages that could not be collected.",
-           "exporter", by_exporter=True),
 )  # fmt: skip
 
 FAMILY: Final[Mapping[str, Family]] = {family.name: family for family in FAMILIES}

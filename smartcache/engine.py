@@ -652,7 +652,7 @@ class SmartCache:
         mode = self.governor.mode_at(self._monotonic())
         if mode != self._mode_shown:
             self._mode_shown = mode
-            self._tally.governor(mode)
+            self._tally.governor.set(mode)
         return mode
 
     # -- changes, here and from the bus ------------------------------------------------------------------------------
@@ -767,7 +767,7 @@ class SmartCache:
         self.volatility.renew_lock()
         self._tally.memory(0, 0)
         self._mode_shown = self.governor.mode
-        self._tally.governor(self._mode_shown)
+        self._tally.governor.set(self._mode_shown)
 
     def _after_fork_in_child(self) -> None:
         if "config" in self.__dict__:

@@ -19,7 +19,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Final, NamedTuple
@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 from smartcache import exemplars
 from smartcache.catalogue import (
     AGE_BUCKETS,
+    DOMAINS,
     FAMILIES,
     FAMILY,
     REQUEST_BUCKETS,
@@ -84,8 +85,9 @@ class Series:
 
     Attributes:
         family: family name.
-        values: label values, in the family's order.
-        cell: its cell; of a histogram the first of its bucket counts (the last is +Inf).
+        values: label values, in the family's order; none where the cell says which state the process is in.
+        cell: its cell; of a histogram the first of its bucket counts (the last is +Inf), of a family of states the
+            one that holds the state's place among the label's values, counted from 1; 0 is none of them.
         total: cell of a histogram's sum; None for other kinds.
     """
 
@@ -99,20 +101,20 @@ class Layout:
     """The cells of a process's metrics memory.
 
     Args:
-        domains: values of the label domains that configuration fills (``market``, ``competition``, ``route``,
-            ``code``). "none" and "other" are added to each.
+        domains: values of the label domains that configuration fills (:data:`catalogue.DOMAINS`). "none" and "other"
+            are added to each.
     """
 
     def __init__(self, domains: Mapping[str, Sequence[str]]) -> None:
-        self.domains: Final = {
+        self.domains: Final[Mapping[str, tuple[str, ...]]] = {
             name: tuple(dict.fromkeys(value for value in domains.get(name, ()) if value not in _ADDED)) + _ADDED
-            for name in ("market", "competition", "route", "code")
+            for name in DOMAINS
         }
         recorded = [
             (family, values)
             for family in FAMILIES
             if not family.by_exporter and not family.joint
-            for values in product(*(self.values_of(family, label.name) for label in family.labels))
+            for values in self._label_sets(family)
         ]
         cell = 0
         counted: list[tuple[Family, tuple[str, ...], int]] = []
@@ -167,13 +169,18 @@ class Layout:
         self.exemplars: Final = self.minute + 3 * self.minute_slots
         self.cells: Final = self.exemplars + exemplars.CELLS
 
+    def _label_sets(self, family: Family) -> Iterable[tuple[str, ...]]:
+        if family.combine == "states":
+            return [()]
+        return product(*(self.values_of(family, label.name) for label in family.labels))
+
     def values_of(self, family: Family, label: str) -> tuple[str, ...]:
         """The allowed values of a label."""
         values = family.label(label).values
         return self.domains[values] if isinstance(values, str) else values
 
     def find(self, family_name: str, labels: Mapping[str, str]) -> Series:
-        """The series with these labels; a value outside a configured domain is "other".
+        """The series with these labels, none for a family of states; a value outside a configured domain is "other".
 
         Raises:
             KeyError: no such family, or one that is not recorded series by series.
@@ -182,12 +189,13 @@ class Layout:
         family = FAMILY.get(family_name)
         if family is None or family.by_exporter or family.joint:
             raise KeyError(f"no metric {family_name!r} can be recorded by itself; the catalogue lists those that can")
-        names = [label.name for label in family.labels]
+        names = [] if family.combine == "states" else [label.name for label in family.labels]
         if set(labels) != set(names):
             raise ValueError(f"{family_name} takes the labels {names}, got {sorted(labels)}")
         values = []
-        for label in family.labels:
-            value, allowed = labels[label.name], self.values_of(family, label.name)
+        for name in names:
+            label = family.label(name)
+            value, allowed = labels[name], self.values_of(family, name)
             if value not in allowed:
                 if not isinstance(label.values, str):
                     raise ValueError(f"{family_name}: {label.name}={value!r} is none of {', '.join(allowed)}")

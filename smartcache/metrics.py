@@ -32,7 +32,7 @@ from smartcache.snapshot import Decoder, Snapshot, derive, totals
 from smartcache.tags import MARKETS
 from smartcache.windows import Window, Windows
 
-__all__ = ["CacheMetrics", "Counter", "Gauge", "Histogram"]
+__all__ = ["CacheMetrics", "Counter", "Gauge", "Histogram", "State"]
 
 
 class _Handle:
@@ -85,6 +85,25 @@ class Histogram(_Handle):
         """Take in one observation, in the family's unit."""
         self._ints[self._cell + bisect_left(self._edges, value)] += 1
         self._floats[self._total] += value
+
+
+class State(_Handle):
+    """Which of several states the process is in. One store says it, so no reader finds it in two."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, ints: memoryview[int], floats: memoryview[float], series: Series) -> None:
+        (label,) = FAMILY[series.family].labels
+        self._places: Final = {state: float(place) for place, state in enumerate(label.values, start=1)}
+        super().__init__(ints, floats, series)
+
+    def set(self, state: str) -> None:
+        """Say which one it is in now.
+
+        Raises:
+            KeyError: no such state.
+        """
+        self._floats[self._cell] = self._places[state]
 
 
 _H = TypeVar("_H", bound=_Handle)
@@ -157,6 +176,14 @@ class CacheMetrics:
             KeyError, ValueError: no such metric or label value.
         """
         return self._handle(name, labels, Histogram)
+
+    def state(self, name: str) -> State:
+        """The handle of a gauge that counts processes by state; resolve it once and keep it.
+
+        Raises:
+            KeyError: no such metric.
+        """
+        return self._handle(name, {}, State)
 
     def increment(self, name: str, value: int = 1) -> None:
         """Add ``value`` to one of the counted statistics by name.
@@ -362,8 +389,9 @@ class CacheMetrics:
     def _handle(self, name: str, labels: Mapping[str, str], make: type[_H]) -> _H:
         series = self.layout.find(name, labels)
         family = FAMILY[name]
-        if family.kind != make.__name__.lower():
-            raise KeyError(f"{name} is a {family.kind}, not a {make.__name__.lower()}")
+        kind, wanted = "state" if family.combine == "states" else family.kind, make.__name__.lower()
+        if kind != wanted:
+            raise KeyError(f"{name} is a {kind}, not a {wanted}")
         key = (series.family, series.values)
         handle = self._handles.get(key)
         if handle is None:

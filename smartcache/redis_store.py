@@ -20,7 +20,7 @@ from hiredis import pack_command
 
 from smartcache import protocol, tracing
 from smartcache.breaker import Breaker
-from smartcache.catalogue import BREAKER_STATES, STORE_OPERATIONS
+from smartcache.catalogue import STORE_OPERATIONS
 from smartcache.clock import Clock
 from smartcache.config import CacheConfig
 from smartcache.connection import Done, Endpoint, Node, Replies, is_error
@@ -191,9 +191,7 @@ class RedisStore:
             op: metrics.histogram("smartcache_store_operation_duration_seconds", operation=op)
             for op in STORE_OPERATIONS
         }
-        self._states: Final = {
-            state: metrics.gauge("smartcache_store_breaker_state", state=state) for state in BREAKER_STATES
-        }
+        self._state: Final = metrics.state("smartcache_store_breaker_state")
         self._show_state()
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
@@ -670,9 +668,7 @@ class RedisStore:
         return breaker
 
     def _show_state(self) -> None:
-        worst = self.breaker_state
-        for name, gauge in self._states.items():
-            gauge.set(float(name == worst))
+        self._state.set(self.breaker_state)
 
     async def _learn_slots(self, here: _Loop) -> None:
         """Know which primary has which slot; whoever wants to while the cluster is being asked waits for its answer.

@@ -112,11 +112,14 @@ class Decoder:
         self._first_slot: Final[int] = first - self.sums
         self._counters: Final[list[tuple[str, tuple[str, ...], int]]] = []
         self._gauges: Final[list[tuple[str, tuple[str, ...], int]]] = []
+        self._states: Final[list[tuple[str, int]]] = []
         self._histograms: Final[list[tuple[str, tuple[str, ...], int, int, list[float]]]] = []
         self.familiar = True
         for name, values, cell, total in description["series"]:
             family, labels = FAMILY.get(name), tuple(values)
-            if family is None or len(labels) != len(family.labels):
+            if family is not None and family.combine == "states" and not labels:
+                self._states.append((name, cell - self.sums))
+            elif family is None or len(labels) != len(family.labels):
                 self.familiar = False
             elif family.kind == "counter":
                 self._counters.append((name, labels, cell))
@@ -186,6 +189,10 @@ class Decoder:
                 samples[name][labels] = value
             elif family.elapsed and value:
                 samples[name][labels] = max(0.0, now - value)
+        for name, cell in self._states:
+            (label,) = FAMILY[name].labels
+            for place, state in enumerate(label.values, start=1):
+                samples[name][state,] = float(floats[cell] == place)
         slots, seconds = self._minute
         numbers = memoryview(cells).cast("q")
         newest = int(now // seconds) + 1
@@ -270,7 +277,7 @@ def add_up(parts: Iterable[Samples]) -> Snapshot:
                     into[labels] = value
                 elif family.kind == "histogram":
                     into[labels] = HistogramValue(tuple(map(add, held.counts, value.counts)), held.ticks + value.ticks)
-                elif family.combine == "sum":
+                elif family.combine in ("sum", "states"):
                     into[labels] = held + value
                 else:
                     into[labels] = max(held, value) if family.combine == "max" else min(held, value)

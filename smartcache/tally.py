@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from smartcache.catalogue import GOVERNOR_MODES, STRATEGIES, ZONES
+from smartcache.catalogue import STRATEGIES, ZONES
 from smartcache.layout import OUTCOMES
 from smartcache.metrics import CacheMetrics
 from smartcache.request import Request
@@ -36,7 +36,7 @@ class Tally:
         self._other_competition = layout.place("competition", "other")
         self._judgements = layout.judgements
         self._statuses = [layout.judgement(status, layout.domains["competition"][0]) for status in STATUS_NAMES]
-        self._modes = {mode: gauge("smartcache_governor_mode", mode=mode) for mode in GOVERNOR_MODES}
+        self.governor: Final = metrics.state("smartcache_governor_mode")
         self._memory_entries = gauge("smartcache_memory_entries")
         self._memory_bytes = gauge("smartcache_memory_bytes")
         self.evictions = counter("smartcache_memory_evictions_total")
@@ -100,8 +100,3 @@ class Tally:
         """Show how much the memory tier holds, in entries and bytes."""
         self._memory_entries.set(entries)
         self._memory_bytes.set(held)
-
-    def governor(self, mode: str) -> None:
-        """Show the governor's mode."""
-        for name, gauge in self._modes.items():
-            gauge.set(float(name == mode))

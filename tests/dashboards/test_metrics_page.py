@@ -35,6 +35,16 @@ def test_labels_stand_with_their_allowed_values() -> None:
     assert row[3] == "`status`: `panic`, `warning`, `normal`<br>`competition`: *competition*"
 
 
+def test_each_family_stands_with_how_it_is_combined_and_shown_and_why() -> None:
+    found = {row[0]: row for row in rows()}
+    for family in FAMILIES:
+        row = found[f"`{family.name}`"]
+        bound = [family.objective.describe()] if family.objective else []
+        assert row[7:] == [family.why, *bound]
+    assert found["`smartcache_governor_mode`"][4:6] == ["counted by state", "states over time"]
+    assert found["`smartcache_bus_lag_seconds`"][4:6] == ["the greatest", "value over time"]
+
+
 def test_no_cell_breaks_its_table() -> None:
     """A bar inside a cell must be escaped, or the rest of the row moves on by one."""
     lines = PAGE.splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from dashboards import classic, sections
 from dashboards.front import front
 from dashboards.lint import Selector, selectors
 from dashboards.overview import overview
-from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, PARTS, RULES, STATISTICS, Family, Statistic
+from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, PARTS, RULES, STATISTICS, Family, Label, Statistic
 from smartcache.objectives import OBJECTIVES, Objective
 
 Json = Mapping[str, Any]
@@ -39,6 +39,27 @@ PANELS = [panel for panels in SECTIONS.values() for panel in panels]
 
 def queries(panels: list[Json]) -> list[Selector]:
     return [selector for panel in panels for target in panel["targets"] for selector in selectors(target["expr"])]
+
+
+def exprs(panel: Json, kind: str, function: str) -> bool:
+    """Whether a panel is of this kind and asks with this function."""
+    return panel["type"] == kind and any(function in target["expr"] for target in panel["targets"])
+
+
+def bars(panel: Json) -> bool:
+    return bool(panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars")
+
+
+#: What a panel is like that shows a family in one of the catalogue's ways.
+FORMS: Mapping[str, Callable[[Json], bool]] = {
+    "rate": lambda panel: exprs(panel, "timeseries", "rate(") and not bars(panel),
+    "events": lambda panel: exprs(panel, "timeseries", "increase(") and bars(panel),
+    "value": lambda panel: exprs(panel, "timeseries", "") and not bars(panel),
+    "quantile": lambda panel: exprs(panel, "timeseries", "histogram_quantile("),
+    "heatmap": lambda panel: panel["type"] == "heatmap",
+    "states": lambda panel: panel["type"] == "state-timeline",
+    "figure": lambda panel: panel["type"] == "stat",
+}
 
 
 def shows(target: Json, statistic: Statistic) -> bool:
@@ -77,10 +98,16 @@ def test_each_statistic_is_shown_in_its_section(statistic: Statistic) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_each_family_has_a_panel(family: Family) -> None:
-    names = {selector.metric for selector in queries(PANELS)}
-    shown = {family.name} if family.kind != "histogram" else {f"{family.name}_bucket"}
-    assert names & shown, f"no panel shows {family.name}"
+def test_each_family_has_a_panel_of_its_kind_in_its_section(family: Family) -> None:
+    title, question = {**CATEGORIES, **PARTS}[family.category]
+    name = family.name if family.kind != "histogram" else f"{family.name}_bucket"
+    panels = [
+        panel
+        for panel in SECTIONS[f"{title}: {question[0].lower()}{question[1:]}"]
+        if any(selector.metric == name for selector in queries([panel]))
+    ]
+    assert panels, f"no panel shows {family.name}"
+    assert any(FORMS[family.shown](panel) for panel in panels), f"no panel shows {family.name} as {family.shown}"
 
 
 def test_each_recording_rule_has_a_panel() -> None:
@@ -90,7 +117,7 @@ def test_each_recording_rule_has_a_panel() -> None:
 
 
 def test_a_new_statistic_gets_a_panel_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = Family("smartcache_novel_total", "counter", "Something new.", "swr")
+    family = Family("smartcache_novel_total", "counter", "swr", "Something new.", "Nobody knows it yet.", "rate")
     statistic = Statistic("novel", "swr", "Novelties", "How much is new.", family.name, colour="bad")
     monkeypatch.setitem(FAMILY, family.name, family)
     monkeypatch.setattr(sections, "FAMILIES", (*FAMILIES, family))
@@ -100,14 +127,32 @@ def test_a_new_statistic_gets_a_panel_by_itself(monkeypatch: pytest.MonkeyPatch)
     assert "`novel`" in added[0].description
 
 
-@pytest.mark.parametrize("kind", ["counter", "gauge", "histogram"])
-def test_a_new_family_gets_a_panel_by_itself(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = Family("smartcache_novel", kind, "Something new.", "bus", unit="seconds", buckets=(1.0,))
+@pytest.mark.parametrize(
+    ("kind", "shown", "panel"),
+    [
+        ("counter", "rate", "timeseries"),
+        ("counter", "events", "timeseries"),
+        ("gauge", "value", "timeseries"),
+        ("gauge", "figure", "stat"),
+        ("gauge", "states", "state-timeline"),
+        ("histogram", "quantile", "timeseries"),
+        ("histogram", "heatmap", "heatmap"),
+    ],
+)
+def test_a_new_family_gets_a_panel_by_itself(
+    kind: Any, shown: Any, panel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = Family(
+        "smartcache_novel", kind, "bus", "Something new.", "Nobody knows it yet.", shown, unit="seconds",
+        labels=(Label("stage", ("calm", "wild")),), buckets=(1.0,) if kind == "histogram" else (),
+        combine="states" if shown == "states" else "sum",
+    )  # fmt: skip
     monkeypatch.setitem(FAMILY, family.name, family)
     monkeypatch.setattr(sections, "FAMILIES", (*FAMILIES, family))
-    last = dict(zip([*CATEGORIES, *PARTS], sections.sections(), strict=True))["bus"][1][-1]
-    assert last.title == family.name
-    assert last.description == family.help
+    (made,) = [made for made in json.loads(classic.render(overview()))["panels"] if made["title"] == "smartcache_novel"]
+    assert made["description"] == "Something new. Nobody knows it yet."
+    assert made["type"] == panel
+    assert FORMS[shown](made), made["targets"]
 
 
 def colour_at(panel: Json, value: float) -> str:

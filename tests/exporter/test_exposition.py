@@ -32,6 +32,7 @@ DOMAINS = {
     "competition": ("E0", "E1", "SP1", "D1", "I1", "F1"),
     "route": ("/v1/matches", "/v1/matches/{match_id}/markets/{market}", "/v1/odds", "/healthz", "/readyz", "/metrics"),
     "code": ("200", "400", "404", "405", "422", "500", "503"),
+    "worker": ("0", "1", "2", "3"),
 }
 
 
@@ -59,6 +60,9 @@ def busy(directory: Path | None = None) -> CacheMetrics:
         cells = layout.cells_of(outcome.name, zone, MARKETS[number], status, "SP1")
         metrics.recorder.request(cells, STRATEGIES.index(outcome.strategy), 0.1, now)
     for name, values in layout.series:
+        if FAMILY[name].combine == "states":
+            metrics.state(name).set(FAMILY[name].labels[0].values[1])
+            continue
         labels = {label.name: value for label, value in zip(FAMILY[name].labels, values, strict=True)}
         match FAMILY[name].kind:
             case "counter":

