@@ -17,9 +17,9 @@ from prometheus_client.registry import Collector
 from benchmarks.recording import multiprocess_mode as multiprocess_folder
 from benchmarks.turns import Effort, Turn, alternate
 from benchmarks.verdict import Bar, Row, at_most, measured
-from exporter.app import page
 from exporter.exposition import CacheCollector, families
 from exporter.files import MetricsFiles
+from exporter.pages import Pages
 from smartcache import CacheMetrics
 from smartcache.catalogue import FAMILY, STRATEGIES
 from smartcache.layout import OUTCOME
@@ -35,6 +35,7 @@ _DOMAINS: Final = {
     "competition": ("en.1", "en.2", "es.1", "de.1", "it.1", "fr.1"),
     "route": ("/v1/matches", "/v1/matches/{match_id}/markets/{market}", "/v1/odds", "/healthz", "/readyz", "/metrics"),
     "code": ("200", "400", "404", "405", "422", "500", "503"),
+    "worker": [str(number) for number in range(_PROCESSES)],
 }
 #: How often each outcome and zone comes in an evening of ordinary traffic, in a thousand.
 _OUTCOMES: Final = {
@@ -88,13 +89,49 @@ def evening(metrics: CacheMetrics) -> Sequence[tuple[str, tuple[int, ...], int, 
     ]
 
 
+def around(metrics: CacheMetrics, worker: int) -> Callable[[], None]:
+    """Lets a process record what comes with so many requests: answers, computes, the store, the bus, its own loop."""
+    answers = metrics.counter("smartcache_http_requests_total", route=_DOMAINS["route"][1], code="200")
+    computes = metrics.counter("smartcache_computes_total", outcome="success")
+    durations = metrics.histogram("smartcache_compute_duration_seconds")
+    store = [
+        metrics.histogram("smartcache_store_operation_duration_seconds", operation=operation)
+        for operation in ("read", "lease", "write")
+    ]
+    lag = metrics.histogram("smartcache_event_loop_lag_seconds")
+    longest = metrics.gauge("smartcache_event_loop_lag_max_seconds", worker=str(worker))
+    ticks = metrics.counter("smartcache_odds_ticks_total", origin="bus")
+    messages = metrics.counter("smartcache_bus_messages_total", kind="ticks")
+    heard = metrics.gauge("smartcache_bus_lag_seconds")
+    entries, held = metrics.gauge("smartcache_memory_entries"), metrics.gauge("smartcache_memory_bytes")
+
+    def record() -> None:
+        answers.add(_BETWEEN_SCRAPES)
+        computes.add(50)
+        ticks.add(40)
+        messages.add(5)
+        heard.set(time.monotonic())
+        entries.add(1)
+        held.add(700)
+        longest.add(0.000_1)
+        for number in range(50):
+            durations.observe(0.02 + number / 2000)
+            for operation in store:
+                operation.observe(0.000_2 + number / 100_000)
+            lag.observe(number / 50_000)
+
+    return record
+
+
 def traffic(processes: Sequence[CacheMetrics]) -> Callable[[], None]:
     """Lets every process record what comes between two scrapes."""
     requests = cycle(evening(processes[0]))
+    beside = [around(metrics, worker) for worker, metrics in enumerate(processes)]
 
     def record() -> None:
         now = time.monotonic()
-        for metrics in processes:
+        for metrics, others in zip(processes, beside, strict=True):
+            others()
             recorder = metrics.recorder
             for outcome, cells, strategy, zone in islice(requests, _BETWEEN_SCRAPES):
                 if outcome == "fresh_memory":
@@ -107,25 +144,26 @@ def traffic(processes: Sequence[CacheMetrics]) -> Callable[[], None]:
 
 def scraping(registry: CollectorRegistry, record: Callable[[], None], watch: Stopwatch) -> Turn:
     """One page after the other, traffic between them."""
+    pages = Pages(registry)
 
     async def turn(times: int) -> None:
         for _ in range(times):
             with watch.standing():
                 record()
-            page(registry, _ACCEPT, "gzip")
+            pages.page(_ACCEPT, "gzip")
 
     return turn
 
 
 class Prepared(Collector):
-    """Metrics that are there already."""
+    """Samples that are there already."""
 
     def __init__(self, files: MetricsFiles) -> None:
-        self._metrics = [*families(files.read().snapshot)]
+        self._snapshot = files.read().snapshot
 
-    def collect(self) -> list[Metric]:
-        """The same each time."""
-        return self._metrics
+    def collect(self) -> Iterator[Metric]:
+        """All families, to be written anew."""
+        return families(self._snapshot)
 
 
 def multiprocess_mode(files: MetricsFiles, stack: ExitStack) -> CollectorRegistry:

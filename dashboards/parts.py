@@ -281,15 +281,14 @@ def service() -> list[Panel]:
             no_value=tone.NO_DATA,
         ),
         graph(
-            "Event-loop lag by worker",
-            told("smartcache_event_loop_lag_seconds"),
+            "Event-loop lag",
+            f"{told('smartcache_event_loop_lag_seconds')} {told('smartcache_event_loop_lag_max_seconds')}",
             "s",
             [
+                Target(promql.gauge("smartcache_event_loop_lag_max_seconds", by="worker"), "longest, {{worker}}"),
                 Target(
-                    promql.quantile(0.99, "smartcache_event_loop_lag_seconds", by="worker"),
-                    "worker {{worker}}",
-                    exemplar=True,
-                )
+                    promql.quantile(0.99, "smartcache_event_loop_lag_seconds"), "p99, all", tone.NEUTRAL, exemplar=True
+                ),
             ],
             log=True,
             no_value=tone.NO_DATA,

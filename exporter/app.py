@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import html
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_page
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -23,11 +18,12 @@ from starlette.routing import Route
 
 from exporter.exposition import CacheCollector
 from exporter.files import MetricsFiles
+from exporter.pages import Pages
 from smartcache.config import CacheConfig
 from smartcache.errors import ConfigError
 from smartcache.snapshot import derive, totals
 
-__all__ = ["create_app", "page"]
+__all__ = ["create_app"]
 
 _PAGES: Final = {
     "metrics": "for Prometheus: text, or OpenMetrics if asked for",
@@ -35,21 +31,6 @@ _PAGES: Final = {
     "api/v1/cache/stats": "the 35 statistics as JSON, all processes together, and since when they count",
     "healthz": "whether this exporter answers",
 }
-
-
-def page(registry: CollectorRegistry, accept: str, accept_encoding: str) -> Response:
-    """A registry's page as the headers of a request ask for it: text or OpenMetrics, compressed or not."""
-    encode, content_type = choose_encoder(accept)
-    if content_type.startswith("application/openmetrics-text"):
-        # Names that the escaping would change there are none here, and looking for them letter by letter takes longer
-        # than the rest of the page.
-        encode = partial(openmetrics_page, escaping=ALLOWUTF8)
-    body = encode(registry)
-    headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-    if gzip_accepted(accept_encoding):
-        body = gzip.compress(body, compresslevel=6)
-        headers["Content-Encoding"] = "gzip"
-    return Response(body, headers=headers)
 
 
 def create_app(directory: Path | None = None, resets: Mapping[str, str] | None = None) -> Starlette:
@@ -85,11 +66,12 @@ def create_app(directory: Path | None = None, resets: Mapping[str, str] | None =
     files = MetricsFiles(directory, resets)
     registry = CollectorRegistry()
     registry.register(CacheCollector(files))
+    pages = Pages(registry)
 
     # Reading and writing the page is work for a thread: an app that mounts this one must go on answering.
     async def answer(accept: str, request: Request) -> Response:
         accept_encoding = request.headers.get("accept-encoding", "")
-        response = await run_in_threadpool(page, registry, accept, accept_encoding)
+        response = await run_in_threadpool(pages.page, accept, accept_encoding)
         if files.to_fold:
             response.background = BackgroundTask(files.fold)  # nobody waits for the disk
         return response

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -46,6 +46,7 @@ class CacheCollector(Collector):
 
     def __init__(self, files: MetricsFiles) -> None:
         self._files = files
+        self._made: dict[str, tuple[Mapping[tuple[str, ...], Any], Exemplars, Metric]] = {}
 
     def describe(self) -> Iterator[Metric]:
         """Names and types alone, so that registering reads no file."""
@@ -59,10 +60,10 @@ class CacheCollector(Collector):
         """
         began = time.perf_counter()
         reading = self._files.read()
-        yield from families(reading.snapshot, reading.complete, reading.exemplars)
+        yield from families(reading.snapshot, reading.complete, reading.exemplars, self._make)
 
         def own(name: str, samples: Mapping[tuple[str, ...], float]) -> Metric:
-            return _metric(FAMILY[name], samples)
+            return self._make(FAMILY[name], samples)
 
         yield own("smartcache_processes", {(state,): count for state, count in reading.states.items()})
         yield own("smartcache_build_info", {(_version(), platform.python_version()): 1})
@@ -70,13 +71,30 @@ class CacheCollector(Collector):
         yield own("smartcache_exporter_scrape_errors_total", {(): reading.errors_total})
         yield own("smartcache_exporter_scrape_duration_seconds", {(): time.perf_counter() - began})
 
+    def _make(self, family: Family, samples: Mapping[tuple[str, ...], Any], exemplars: Exemplars = _NONE) -> Metric:
+        """The family with these samples: the very same object as last time if nothing has changed."""
+        held = self._made.get(family.name)
+        if held is None or held[0] != samples or held[1] != exemplars:
+            held = self._made[family.name] = samples, exemplars, _metric(family, samples, exemplars)
+        return held[2]
 
-def families(snapshot: Snapshot, complete: bool = True, exemplars: Exemplars = _NONE) -> Iterator[Metric]:
-    """Every family that processes record, or the gauges alone; one that is absent when idle may have no samples."""
+
+def families(
+    snapshot: Snapshot, complete: bool = True, exemplars: Exemplars = _NONE, make: Callable[..., Metric] | None = None
+) -> Iterator[Metric]:
+    """Every family that processes record, or the gauges alone; one that is absent when idle may have no samples.
+
+    Args:
+        snapshot: what they recorded.
+        complete: whether counters and histograms are known.
+        exemplars: those of the latency histogram.
+        make: makes a metric of a family, samples and exemplars.
+    """
+    make = make or _metric
     for family in FAMILIES:
         if not family.by_exporter and (complete or family.kind == "gauge"):
             samples = snapshot.samples.get(family.name) or _NOTHING.samples.get(family.name, {})
-            yield _metric(family, samples, exemplars if family.name == _LATENCY else _NONE)
+            yield make(family, samples, exemplars if family.name == _LATENCY else _NONE)
 
 
 def text_page(snapshot: Snapshot) -> str:

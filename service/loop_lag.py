@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Final
 
+from smartcache import CacheMetrics
 from smartcache.clock import Clock
-from smartcache.metrics import Histogram
 
 __all__ = ["EVERY", "watch_loop"]
 
 #: Seconds between two looks.
 EVERY: Final = 0.1
+_LOOKS_A_MINUTE: Final = 600
 
 
-async def watch_loop(lag: Histogram, clock: Clock) -> None:
+async def watch_loop(metrics: CacheMetrics, worker: int, clock: Clock) -> None:
     """Observe, for work that is due every :data:`EVERY` seconds, how long it waited for the loop; runs until cancelled.
 
     A loop that is blocked for long keeps several of these waiting, each shorter than the one before: all are observed,
     so that the histogram shows what requests that come at any moment wait.
     """
+    lags = metrics.histogram("smartcache_event_loop_lag_seconds")
+    longest = metrics.gauge("smartcache_event_loop_lag_max_seconds", worker=str(worker))
+    minute: deque[float] = deque(maxlen=_LOOKS_A_MINUTE)
     due = clock.monotonic() + EVERY
     while True:
         await asyncio.sleep(due - clock.monotonic())
         now = clock.monotonic()
         while due <= now:
-            lag.observe(now - due)
+            lags.observe(now - due)
+            minute.append(now - due)
             due += EVERY
+        longest.set(max(minute, default=0.0))

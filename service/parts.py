@@ -76,8 +76,7 @@ async def running(parts: Parts, parent: int | None) -> AsyncIterator[None]:
     slot = Slot(parts.folder)
     parts.metrics.gauge("smartcache_model_extra_latency_seconds").set(parts.settings.extra_latency)
     await parts.cache.start()
-    lag = parts.metrics.histogram("smartcache_event_loop_lag_seconds", worker=str(slot.number))
-    tasks = [asyncio.create_task(watch_loop(lag, parts.clock))]
+    tasks = [asyncio.create_task(watch_loop(parts.metrics, slot.number, parts.clock))]
     # One process draws the odds and the bus carries them; without a bus each draws its own, which are the same.
     if parts.cache.health()["bus"] == "none":
         tasks.append(asyncio.create_task(feed_odds(parts.book, parts.cache, parts.clock)))

@@ -68,6 +68,8 @@ def read(cells: bytes, description: Mapping[str, Any] | None) -> Exemplars:
         return found
     first, slots, strategies = 8 * description["cell"], description["slots"], description["strategies"]
     region = cells[first : first + len(strategies) * slots * _SLOT.size]
+    if region == bytes(len(region)):
+        return found
     for number, (trace_id, seconds, at, checksum) in enumerate(_SLOT.iter_unpack(region)):
         if trace_id == _EMPTY or crc32(_CONTENT.pack(trace_id, seconds, at)) != checksum:
             continue

@@ -232,7 +232,9 @@ class Decoder:
             row = 1 + len(self._judgements) if jointly else 1
             markets = len(self._markets) if outcome.lookup else 1
             end = cell + row * markets * len(self._zones)
-            rows = [sum(counts[first : first + row]) for first in range(cell, end, row)]
+            rows = counts[cell:end]
+            if row > 1:
+                rows = [sum(rows[first : first + row]) for first in range(0, len(rows), row)]
             for number, zone in enumerate(self._zones):
                 here = sum(rows[number * markets : (number + 1) * markets])
                 count_for("smartcache_requests_total", (outcome.strategy, zone), here)

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from scraping import Scraper, summed, value
 
 from exporter import ended
-from exporter.app import page
 from exporter.exposition import CacheCollector, text_page
 from exporter.files import MetricsFiles
+from exporter.pages import Pages
 from smartcache.catalogue import FAMILIES, FAMILY, STATISTICS, STRATEGIES, VIX_STATUSES, ZONES, Family
 from smartcache.layout import OUTCOMES
 from smartcache.metrics import CacheMetrics
@@ -222,7 +222,7 @@ def test_promtool_accepts_every_page(registry: CollectorRegistry) -> None:
 def test_the_openmetrics_page_is_the_text_page(registry: CollectorRegistry) -> None:
     text = generate_latest(registry).decode()
     accept = "application/openmetrics-text; version=1.0.0"
-    openmetrics = bytes(page(registry, accept, "").body).decode()
+    openmetrics = bytes(Pages(registry).page(accept, "").body).decode()
     assert openmetrics.endswith("\n# EOF\n")
     encode, _ = choose_encoder(accept)
     for ours, theirs in zip(openmetrics.splitlines(), encode(registry).decode().splitlines(), strict=True):

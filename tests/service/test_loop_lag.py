@@ -16,7 +16,7 @@ from smartcache.testing import VirtualClock
 @pytest.fixture
 async def watched() -> AsyncIterator[tuple[CacheMetrics, VirtualClock]]:
     metrics, clock = CacheMetrics(domains={"worker": ["0"]}), VirtualClock()
-    watch = asyncio.create_task(watch_loop(metrics.histogram("smartcache_event_loop_lag_seconds", worker="0"), clock))
+    watch = asyncio.create_task(watch_loop(metrics, 0, clock))
     await asyncio.sleep(0)
     yield metrics, clock
     watch.cancel()
@@ -25,7 +25,12 @@ async def watched() -> AsyncIterator[tuple[CacheMetrics, VirtualClock]]:
 
 
 def observed(metrics: CacheMetrics) -> HistogramValue:
-    value: HistogramValue = metrics.snapshot().samples["smartcache_event_loop_lag_seconds"]["0",]
+    value: HistogramValue = metrics.snapshot().samples["smartcache_event_loop_lag_seconds"][()]
+    return value
+
+
+def longest(metrics: CacheMetrics) -> float:
+    value: float = metrics.snapshot().samples["smartcache_event_loop_lag_max_seconds"]["0",]
     return value
 
 
@@ -55,6 +60,7 @@ async def test_a_blocked_loop_counts_for_all_that_waited_for_it(watched: tuple[C
     assert sum(value.counts) == 10
     assert value.total == pytest.approx(sum((10.5 - step) * EVERY for step in range(1, 11)))
     assert value.counts[LAG_BUCKETS.index(1.0)] == 5, "from 0.55 to 0.95 s"
+    assert longest(metrics) == pytest.approx(9.5 * EVERY)
 
 
 async def test_it_looks_again_and_again(watched: tuple[CacheMetrics, VirtualClock]) -> None:
@@ -62,3 +68,17 @@ async def test_it_looks_again_and_again(watched: tuple[CacheMetrics, VirtualCloc
     for looks in (1, 2, 3):
         clock.advance(seconds=EVERY)
         assert sum((await looked(metrics)).counts) == looks
+
+
+async def test_the_longest_lag_is_of_the_last_minute(watched: tuple[CacheMetrics, VirtualClock]) -> None:
+    metrics, clock = watched
+    clock.advance(seconds=2.05)
+    await looked(metrics)
+    assert longest(metrics) == pytest.approx(1.95)
+    clock.advance(seconds=30)
+    await looked(metrics)
+    assert longest(metrics) == pytest.approx(30, abs=EVERY)
+    for _ in range(61):
+        clock.advance(seconds=1)
+        await looked(metrics)
+    assert longest(metrics) == pytest.approx(1, abs=EVERY)
