@@ -98,6 +98,26 @@ def test_it_is_what_prometheus_client_writes_whatever_changed(
                 assert body(pages.page(accept, encoding)) == write(registry)
 
 
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        ("counter", {"a": 1}, {"b": 1}),
+        ("counter", {"a": 1, "b": 1}, {"b": 1, "a": 1}),
+        ("gauge", {"a": 1, "b": 2}, {"a": 2}),
+        ("histogram", {"a": (1, 1, False)}, {"a": (1, 1, True)}),
+        ("histogram", {"a": (1, 1, False)}, {"a": (0, 2, False)}),
+    ],
+)
+def test_a_sample_is_told_by_all_of_it(drawn: Drawn, kind: str, before: Any, after: Any) -> None:
+    registry = CollectorRegistry()
+    registry.register(drawn)
+    pages = Pages(registry)
+    for samples in (before, after, before):
+        drawn.metrics = [metric("family", kind, samples, False)]
+        for accept, write in FORMATS.items():
+            assert body(pages.page(accept, "")) == write(registry)
+
+
 def test_several_threads_may_ask_at_once(drawn: Drawn) -> None:
     registry = CollectorRegistry()
     registry.register(drawn)
