@@ -111,7 +111,7 @@ def _states() -> list[Panel]:
             link=_to("Scrape targets"),
         ),
         tile(
-            "Processes",
+            "Alive",
             "Processes of the service whose metrics are read.",
             "none",
             Target(promql.gauge("smartcache_processes", 'state="live"'), "Live", instant=True),

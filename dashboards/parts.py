@@ -285,9 +285,15 @@ def service() -> list[Panel]:
             f"{told('smartcache_event_loop_lag_seconds')} {told('smartcache_event_loop_lag_max_seconds')}",
             "s",
             [
-                Target(promql.gauge("smartcache_event_loop_lag_max_seconds", by="worker"), "longest, {{worker}}"),
                 Target(
-                    promql.quantile(0.99, "smartcache_event_loop_lag_seconds"), "p99, all", tone.NEUTRAL, exemplar=True
+                    promql.quantile(0.99, "smartcache_event_loop_lag_seconds"),
+                    "p99, all workers",
+                    tone.SHADES[0],
+                    exemplar=True,
+                ),
+                Target(
+                    promql.gauge("smartcache_event_loop_lag_max_seconds", 'worker!~"none|other"', by="worker"),
+                    "longest, worker {{worker}}",
                 ),
             ],
             log=True,
