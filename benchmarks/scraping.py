@@ -49,7 +49,7 @@ _ACCEPT: Final = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
-_FLOOR: Final = "floor: prometheus-client writes the page"
+_WHOLE: Final = "prometheus-client writes it whole, from samples in memory"
 _MULTIPROCESS: Final = "prometheus-client, multiprocess mode"
 
 
@@ -142,15 +142,14 @@ def traffic(processes: Sequence[CacheMetrics]) -> Callable[[], None]:
     return record
 
 
-def scraping(registry: CollectorRegistry, record: Callable[[], None], watch: Stopwatch) -> Turn:
+def scraping(pages: Callable[[], Pages], record: Callable[[], None], watch: Stopwatch) -> Turn:
     """One page after the other, traffic between them."""
-    pages = Pages(registry)
 
     async def turn(times: int) -> None:
         for _ in range(times):
             with watch.standing():
                 record()
-            pages.page(_ACCEPT, "gzip")
+            pages().page(_ACCEPT, "gzip")
 
     return turn
 
@@ -200,15 +199,16 @@ async def scrape(effort: Effort) -> list[Row]:
             stack.callback(metrics.close)
         record = traffic(processes)
         record()
-        ours, floor = CollectorRegistry(), CollectorRegistry()
+        ours, whole = CollectorRegistry(), CollectorRegistry()
         ours.register(CacheCollector(MetricsFiles(folder)))
-        floor.register(Prepared(MetricsFiles(folder)))
-        watch = Stopwatch()
+        whole.register(Prepared(MetricsFiles(folder)))
+        multiprocess = multiprocess_mode(MetricsFiles(folder), stack)
+        pages, watch = Pages(ours), Stopwatch()
         turns = {
-            "ours": scraping(ours, record, watch),
-            _FLOOR: scraping(floor, lambda: None, watch),
-            _MULTIPROCESS: scraping(multiprocess_mode(MetricsFiles(folder), stack), lambda: None, watch),
+            "ours": scraping(lambda: pages, record, watch),
+            _WHOLE: scraping(lambda: Pages(whole), lambda: None, watch),
+            _MULTIPROCESS: scraping(lambda: Pages(multiprocess), lambda: None, watch),
         }
-        held_to: dict[str, Bar | None] = {"": at_most(10_000, "µs"), _FLOOR: None, _MULTIPROCESS: None}
+        held_to: dict[str, Bar | None] = {"": at_most(10_000, "µs"), _WHOLE: None, _MULTIPROCESS: None}
         samples = await alternate(turns, effort, clock=watch)
     return [measured("a scrape over 16 processes", samples, held_to)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -113,10 +114,11 @@ def _metric(family: Family, samples: Mapping[tuple[str, ...], Any], exemplars: E
     names = [label.name for label in family.labels]
     if family.kind == "histogram":
         histogram = HistogramMetricFamily(family.name, family.help, labels=names, unit=family.unit)
-        edges = [*map(floatToGoString, (*family.buckets, float("inf")))]
+        edges = _edges(family.buckets)
         for labels, value in samples.items():
-            counts = zip(edges, accumulate(value.counts), strict=True)
-            buckets = [(*bucket, *_exemplar(exemplars, (*labels, place))) for place, bucket in enumerate(counts)]
+            buckets = [*zip(edges, accumulate(value.counts), strict=True)]
+            if exemplars:
+                buckets = [(*bucket, *_exemplar(exemplars, (*labels, place))) for place, bucket in enumerate(buckets)]
             histogram.add_metric(labels, buckets, value.total)
         return histogram
     if family.name.endswith("_info"):
@@ -129,6 +131,11 @@ def _metric(family: Family, samples: Mapping[tuple[str, ...], Any], exemplars: E
     for labels, value in samples.items():
         metric.add_metric(labels, value)
     return metric
+
+
+@cache
+def _edges(buckets: tuple[float, ...]) -> list[str]:
+    return [*map(floatToGoString, (*buckets, float("inf")))]
 
 
 def _exemplar(exemplars: Exemplars, place: Any) -> tuple[OpenMetricsExemplar, ...]:
