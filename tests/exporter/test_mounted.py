@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from chaining import free_port
 from receiving import SERVER, receiving
 
 from exporter.app import create_app
@@ -21,13 +22,6 @@ from smartcache import ConfigError
 
 ROOT = Path(__file__).parents[2]
 WORKERS = 2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from chaining import UNSHARE, free_port, refusal
 from scraping import Scraper, check_laws, summed, value
-from test_exporter_command import free_port
 
 #: Counts requests of all kinds as fast as it can and says so after each: what is in the pipe, a client received.
 LOADED = """if True:
@@ -43,18 +43,6 @@ LOADED = """if True:
             recorder.request(cells, strategy, rng.random() / 10, now)
         os.write(1, b".")
 """
-
-#: A pid namespace of its own; the first process in it has number 1 there.
-UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
-
-
-def refusal() -> str | None:
-    """Why no pid namespace can be made here."""
-    try:
-        done = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "util-linux's unshare is not installed: no pid namespace can be made"
-    return f"no pid namespace can be made here: {done.stderr.strip()}" if done.returncode else None
 
 
 class Loaded:
