@@ -1,4 +1,4 @@
-"""The configuration files of Prometheus and Alertmanager and the rules, filled in for where the parts are."""
+"""The configuration files of Prometheus, Alertmanager and Jaeger, and the rules, filled in for where the parts are."""
 
 from __future__ import annotations
 
@@ -61,6 +61,9 @@ def for_native(ports: Mapping[str, int], links: Links | None = None) -> dict[str
     host = dict.fromkeys((*_TARGETS, "receiver"), "127.0.0.1")
     return {
         **_render(ports, "rules", host),  # Prometheus looks beside its configuration
+        "jaeger.yml": Template((ROOT / "stack" / "jaeger.yml").read_text(encoding="utf-8")).substitute(
+            jaeger=f"127.0.0.1:{ports['JAEGER_PORT']}", otlp=f"127.0.0.1:{ports['OTLP_PORT']}"
+        ),
         "rules/recording.yml": recording_file(),
         "rules/alerts.yml": alerts_file(links or Links()),
     }

@@ -214,6 +214,8 @@ class NativeStack:
         values |= {
             "traces_url": self._settings.environment.get("TRACES_URL")
             or f"http://127.0.0.1:{self._settings.ports['JAEGER_PORT']}",
+            "otel_exporter_otlp_endpoint": self._settings.environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+            or (f"http://127.0.0.1:{self._settings.ports['OTLP_PORT']}" if "jaeger" in tools else ""),
             "python": sys.executable,
             "valkey": str(_valkey()),
             "root": str(ROOT),

@@ -2,7 +2,8 @@
 
 Texts in braces are filled in from the settings: a port setting's name in lower case (``{service_port}``), a program's
 name (``{prometheus}``), ``{python}``, ``{data}`` (the stack's data folder), ``{configuration}`` (its rendered files),
-``{traces_url}`` (where Grafana finds traces), ``{root}`` (the checkout) and ``{directory}`` (the stack's own folder).
+``{traces_url}`` (where Grafana finds traces), ``{otel_exporter_otlp_endpoint}`` (where the service sends them, if
+anywhere), ``{root}`` (the checkout) and ``{directory}`` (the stack's own folder).
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ PARTS: Final[tuple[Part, ...]] = (
         health="PING",
     ),
     Part(
+        "jaeger",
+        "JAEGER_PORT",
+        ("{jaeger}", "--config={configuration}/jaeger.yml"),
+        health="/",
+        tool="jaeger",
+        optional=True,
+        configuration=("jaeger.yml",),
+    ),
+    Part(
         "service",
         "SERVICE_PORT",
         ("{python}", "-m", "service"),
@@ -80,6 +90,7 @@ PARTS: Final[tuple[Part, ...]] = (
             "SERVICE_PORT": "{service_port}",
             "SMARTCACHE_REDIS_URL": "redis://127.0.0.1:{valkey_port}/0",
             "SMARTCACHE_METRICS_DIR": "{directory}/metrics",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "{otel_exporter_otlp_endpoint}",
         },
         prove=prove_service,
     ),

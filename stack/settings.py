@@ -23,6 +23,7 @@ PORTS: Final[Mapping[str, int]] = {
     "REDIS_EXPORTER_PORT": 9121,
     "GRAFANA_PORT": 3000,
     "JAEGER_PORT": 16686,
+    "OTLP_PORT": 4318,
     "LOCUST_PORT": 8089,
     "LOCUST_METRICS_PORT": 9646,
     "VALKEY_PORT": 6379,

@@ -52,6 +52,7 @@ TOOLS: Final[Mapping[str, Tool]] = {
     "alertmanager": _debian("prometheus-alertmanager", "alertmanager", "prometheus-alertmanager"),
     "amtool": _debian("prometheus-alertmanager", "amtool"),
     "redis_exporter": _debian("prometheus-redis-exporter", "redis_exporter", "prometheus-redis-exporter"),
+    "jaeger": Tool(("jaeger",), None, "put Jaeger 2's program on the PATH (jaegertracing.io/download)"),
     "grafana": Tool(("grafana",), None, "put Grafana's bin folder on the PATH (grafana.com/grafana/download)"),
 }
 

@@ -285,6 +285,46 @@ def test_grafana_runs_when_its_program_is_here(make: Make, tmp_path: Path, monke
     assert environment["PROMETHEUS_URL"].startswith("http://127.0.0.1:")
 
 
+def test_jaeger_runs_when_its_program_is_here_and_the_service_is_told(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Jaeger can be fetched for a test; this one listens where its configuration says."""
+    program = tmp_path / "bin" / "jaeger"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import http.server, sys, threading, yaml\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
+        "told = yaml.safe_load(open(sys.argv[1].removeprefix('--config=')))\n"
+        "for part in told['extensions']['jaeger_query']['http'], told['receivers']['otlp']['protocols']['http']:\n"
+        "    host, port = part['endpoint'].split(':')\n"
+        "    server = http.server.HTTPServer((host, int(port)), Answer)\n"
+        "    threading.Thread(target=server.serve_forever).start()\n"
+    )
+    program.chmod(0o755)
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "{otel_exporter_otlp_endpoint}"}
+    jaeger, service = next(part for part in PARTS if part.name == "jaeger"), replace(SERVICE, environment=endpoint)
+    assert endpoint.items() <= next(part for part in PARTS if part.name == "service").environment.items()
+
+    def told() -> str:
+        """What the service that runs now was told."""
+        return psutil.Process(recorded(tmp_path)["service"].pid).environ()["OTEL_EXPORTER_OTLP_ENDPOINT"]
+
+    monkeypatch.setenv("PATH", "")
+    stack = make(jaeger, service)
+    assert stack.up() == {"service": "started"}
+    assert [(standing.name, standing.absent) for standing in stack.status()] == [("jaeger", True), ("service", False)]
+    assert told() == ""
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert sorted(stack.up()) == ["jaeger", "service"], "the service too, since it is told another endpoint"
+    assert all(standing.ready for standing in stack.status())
+    assert httpx.get(told(), timeout=10).status_code == 200
+    make(jaeger, service, OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318").up()
+    assert told() == "http://collector:4318"
+
+
 def test_down_never_touches_a_stranger_who_got_the_process_id(make: Make, tmp_path: Path) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     try:
