@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 
 from exporter import ended
 from exporter.ended import Ended
-from exporter.reading import File, shares, signature
+from exporter.reading import TROUBLE, File, shares, signature
 from smartcache import exemplars
 from smartcache.clock import Clock, SystemClock
 from smartcache.exemplars import Exemplars
@@ -30,8 +30,6 @@ __all__ = ["MetricsFiles", "Reading", "State"]
 State = Literal["live", "dead", "unreadable"]
 
 _LOG: Final = logging.getLogger(__name__)
-#: Whatever is wrong with one file must not cost the others their page.
-_TROUBLE: Final = (OSError, LookupError, TypeError, ValueError)
 
 
 class Reading(NamedTuple):
@@ -120,7 +118,7 @@ class MetricsFiles:
         try:
             ended.fold(self.directory)
             self._troubles.pop("fold", None)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self._say("fold", f"{self.directory}: the files of ended processes cannot be folded and stay", error)
 
     def _list(self) -> int:
@@ -144,7 +142,7 @@ class MetricsFiles:
             state: State = file.read()
         except FileNotFoundError:
             return None
-        except _TROUBLE as error:
+        except TROUBLE as error:  # one file must not cost the others their page
             self._say(file.path.name, f"{file.path} cannot be read and counts with what it last said", error)
             return "unreadable"
         self._troubles.pop(file.path.name, None)
@@ -165,7 +163,7 @@ class MetricsFiles:
                 raise TornError("counts fell")
         except FileNotFoundError:
             return 0
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self._ended_signature = ()
             self._say(path.name, f"{path} cannot be read and counts with what it last said", error)
             return 1

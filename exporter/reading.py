@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from operator import le
 from pathlib import Path
@@ -21,7 +22,10 @@ from smartcache.exemplars import Exemplars
 from smartcache.metrics_file import ForeignError, TornError, cells_start, parse_header
 from smartcache.snapshot import Decoder, Samples, ticks
 
-__all__ = ["File", "shares", "signature"]
+__all__ = ["TROUBLE", "File", "opened", "shares", "signature"]
+
+#: What reading a file that is not what it should be can raise.
+TROUBLE: Final = (OSError, LookupError, TypeError, ValueError, ArithmeticError)
 
 
 class File:
@@ -56,23 +60,16 @@ class File:
         """Bring it up to date and say whether its process lives.
 
         Raises:
-            TornError, OSError, ValueError, LookupError, TypeError: it cannot be read; it stays at what it last said.
+            Exception: one of :data:`TROUBLE`: it cannot be read; it stays at what it last said.
         """
         self.gauges = b""
         if self._final is not None and self._final == signature(self.path.stat()):
             return "dead"
         self._final = None
-        # Not blocking: a pipe under this name must not hang the page.
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise TornError("not a regular file")
+        with opened(self.path) as (fd, status):
             # Asked before the cells are read: of a dead process nothing more can come.
             alive = _is_locked(fd)
             gauges = self._take(os.pread(fd, status.st_size, 0))
-        finally:
-            os.close(fd)
         if alive:
             self.gauges = gauges
             return "live"
@@ -126,6 +123,25 @@ def shares(files: Iterable[File], now: float) -> Iterator[Samples]:
         content = sum(file.counts for file in group).to_bytes(8 * decoder.counts, "little")
         counts = memoryview(content).cast("q").tolist()
         yield decoder.accumulated(counts, [*map(sum, zip(*(file.sums for file in group), strict=True))])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """A file open for reading, and its status.
+
+    Raises:
+        TornError: it is something else.
+        OSError: it cannot be opened.
+    """
+    # Not blocking: a pipe under this name must not hang the page.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise TornError("not a regular file")
+        yield fd, status
+    finally:
+        os.close(fd)
 
 
 def signature(status: os.stat_result) -> tuple[int, ...]:

@@ -34,6 +34,8 @@ from smartcache.windows import Window, Windows
 
 __all__ = ["CacheMetrics", "Counter", "Gauge", "Histogram", "State"]
 
+_MOST_AT_ONCE: Final = 2**32
+
 
 class _Handle:
     """A place in the memory; it moves when a fork gives the process a memory of its own."""
@@ -189,10 +191,11 @@ class CacheMetrics:
         """Add ``value`` to one of the counted statistics by name.
 
         Raises:
-            ValueError: not a statistic that can be added to by itself, or a negative value.
+            ValueError: not a statistic that can be added to by itself, or not from 0 to 2**32.
         """
-        if type(value) is not int or value < 0:
-            raise ValueError(f"{name} can only grow, by a whole number; got {value!r}")
+        # A reader takes what is beyond measure for garbage, and then shows no counter of any process.
+        if type(value) is not int or not 0 <= value <= _MOST_AT_ONCE:
+            raise ValueError(f"{name} can only grow, by a whole number of at most 2**32; got {value!r}")
         cell = self._increments.get(name)
         if cell is None:
             raise ValueError(f"{name!r} cannot be incremented; those that can: {', '.join(sorted(self._increments))}")
@@ -202,10 +205,10 @@ class CacheMetrics:
         """Take in the duration of a request that this engine did not serve, in milliseconds; counts as a compute.
 
         Raises:
-            ValueError: negative or not finite.
+            ValueError: not from 0 to 2**32.
         """
-        if not 0 <= milliseconds < float("inf"):
-            raise ValueError(f"a latency is a finite number of milliseconds of at least 0, got {milliseconds!r}")
+        if not 0 <= milliseconds <= _MOST_AT_ONCE:
+            raise ValueError(f"a latency is a number of milliseconds from 0 to 2**32, got {milliseconds!r}")
         cells = self.layout.cells_of("absent")
         self._recorder.request(cells, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
 

@@ -14,7 +14,7 @@ from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 
 __all__ = [
-    "Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "grew", "sorted_anew",
+    "TICK", "Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "grew", "sorted_anew",
     "ticks", "totals",
 ]  # fmt: skip
 

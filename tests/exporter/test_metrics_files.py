@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
+import struct
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -27,7 +29,7 @@ from exporter.files import MetricsFiles
 from smartcache.catalogue import FAMILY, STRATEGIES, VIX_STATUSES, ZONES
 from smartcache.layout import OUTCOME, OUTCOMES
 from smartcache.metrics import CacheMetrics
-from smartcache.metrics_file import MAGIC, new_name
+from smartcache.metrics_file import MAGIC, cells_start, new_name, parse_header
 
 
 def states(page: Page) -> tuple[float, float, float]:
@@ -103,6 +105,10 @@ def spoil(path: Path, how: str) -> None:
             path.write_bytes(MAGIC + b"\xff" * 8 + content[16:])
         case "cells of noise":
             path.write_bytes(content[:-tail] + bytes(range(256)) * (tail // 256) + b"\x55" * (tail % 256))
+        case "sums without end":
+            header, description = parse_header(content)
+            start, end = (cells_start(header) + 8 * description[part] for part in ("counts", "sums"))
+            path.write_bytes(content[:start] + struct.pack("d", math.inf) * ((end - start) // 8) + content[end:])
         case "cells of zeros":
             path.write_bytes(
                 content[: -8 * CacheMetrics(None, {"competition": ("E0",)}).layout.cells].ljust(len(content), b"\0")
@@ -129,6 +135,7 @@ WAYS = (
     "header of another program",
     "header too long",
     "cells of noise",
+    "sums without end",
     "cells of zeros",
     "a folder",
     "a pipe",

@@ -398,18 +398,18 @@ def test_other_names_cannot_be_incremented(name: str) -> None:
         CacheMetrics().increment(name)
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, True, "1", None])
+@pytest.mark.parametrize("value", [-1, 1.5, True, "1", None, 2**33])
 def test_counts_grow_by_whole_numbers(value: object) -> None:
     metrics = CacheMetrics()
-    with pytest.raises(ValueError, match=r"cache_miss can only grow, by a whole number; got "):
+    with pytest.raises(ValueError, match=r"cache_miss can only grow, by a whole number of at most 2\*\*32; got "):
         metrics.increment("cache_miss", value)  # type: ignore[arg-type]
     assert metrics.get_stats()["cache_miss"] == 0
 
 
-@pytest.mark.parametrize("milliseconds", [-0.1, math.inf, math.nan])
-def test_latencies_are_finite_and_not_negative(milliseconds: float) -> None:
+@pytest.mark.parametrize("milliseconds", [-0.1, math.inf, math.nan, 1e300])
+def test_latencies_are_within_reason(milliseconds: float) -> None:
     metrics = CacheMetrics()
-    with pytest.raises(ValueError, match="a latency is a finite number of milliseconds of at least 0, got "):
+    with pytest.raises(ValueError, match=r"a latency is a number of milliseconds from 0 to 2\*\*32, got "):
         metrics.record_latency(milliseconds)
     assert metrics.get_stats()["total_requests"] == 0
 
