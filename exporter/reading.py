@@ -40,6 +40,7 @@ class File:
         foreign: whether another version wrote it, so that nothing of it was ever counted here.
         counts: its counts, as one long number.
         sums: its sums in ticks.
+        thinned: whether sampling has ever been on in its process.
         gauges: the cells after them; empty unless its process was seen alive just now.
         exemplars: the requests that stand for their latency buckets.
     """
@@ -53,6 +54,7 @@ class File:
         self.foreign = False
         self.counts = 0
         self.sums: list[int] = []
+        self.thinned = False
         self.gauges = b""
         self.exemplars: Exemplars = {}
 
@@ -102,6 +104,8 @@ class File:
         if not all(map(le, self.sums or [0] * len(sums), sums)):
             raise TornError("sums of seconds fell")
         self._header, self.decoder, self.counts, self.sums = header, decoder, counts, sums
+        if decoder.thinned is not None:
+            self.thinned = any(content[start + 8 * decoder.thinned : start + 8 * (decoder.thinned + 1)])
         self.exemplars = exemplars.read(content[start:end], decoder.exemplars)
         return content[gauges_start:end]
 
@@ -113,13 +117,13 @@ def shares(files: Iterable[File], now: float) -> Iterator[Samples]:
         files: those that could never be read say nothing.
         now: the monotonic clock.
     """
-    alike: dict[Decoder, list[File]] = {}
+    alike: dict[tuple[Decoder, bool], list[File]] = {}
     for file in files:
         if file.decoder is not None:
-            alike.setdefault(file.decoder, []).append(file)
+            alike.setdefault((file.decoder, file.thinned), []).append(file)
             if file.gauges:
                 yield file.decoder.current(file.gauges, now)
-    for decoder, group in alike.items():
+    for (decoder, _), group in alike.items():
         content = sum(file.counts for file in group).to_bytes(8 * decoder.counts, "little")
         counts = memoryview(content).cast("q").tolist()
         yield decoder.accumulated(counts, [*map(sum, zip(*(file.sums for file in group), strict=True))])

@@ -228,6 +228,8 @@ class CacheMetrics:
         """
         if not 0 < rate <= 1:
             raise ValueError(f"the latency sampling rate must lie in (0, 1], got {rate!r}")
+        if rate < 1:
+            self._ints[self.layout.thinned] = 1
         self._recorder.sample(rate)
         self.gauge("smartcache_latency_sampling_ratio").set(rate)
 
@@ -358,6 +360,7 @@ class CacheMetrics:
                 match = dict(statistic.match)
                 values = tuple(match.get(label.name, "other") for label in family.labels)
                 self._increments[statistic.name] = self.layout.series[family.name, values].cell
+        self._ints[self.layout.thinned] = self._recorder.rate < 1
         self._recorder.bind(self._ints, self._floats, self.layout, self._clock.monotonic())
         self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
 

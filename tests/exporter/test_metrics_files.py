@@ -85,6 +85,26 @@ def test_processes_are_added_up_and_a_killed_one_keeps_its_share(tmp_path: Path)
     }
 
 
+def test_the_histogram_takes_no_request_for_its_own_that_sampling_keeps_out(tmp_path: Path) -> None:
+    count, scraper = "smartcache_request_duration_seconds_count", Scraper(tmp_path)
+    killed = CacheMetrics(tmp_path)
+    killed._ints[killed.layout.cells_of("absent")[0]] += 1  # killed before the latency was sorted into a bucket
+    killed.close()
+    thinned = CacheMetrics(tmp_path)
+    thinned.set_latency_sampling(0.1)
+    assert summed(scraper.scrape(), count) == 1
+    for strategy, outcome in (("compute", "absent"), ("serve_fresh", "fresh_memory")):
+        thinned._ints[thinned.layout.cells_of(outcome)[0]] += 1  # under way
+        assert summed(scraper.scrape(), count) == 1
+        thinned._ints[thinned.layout.unsampled + STRATEGIES.index(strategy)] += 1
+        assert summed(scraper.scrape(), count) == 1
+    thinned.set_latency_sampling(1.0)
+    thinned.close()
+    assert ended.fold(tmp_path) == 2
+    assert summed(scraper.scrape(), count) == 1
+    assert summed(scraper.scrape(), "smartcache_requests_total") == 3
+
+
 def spoil(path: Path, how: str) -> None:
     content = path.read_bytes()
     tail = 8 * 1000

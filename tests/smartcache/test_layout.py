@@ -23,7 +23,7 @@ def test_no_two_numbers_share_a_cell_and_none_is_wasted(
     market: list[str], competition: list[str], route: list[str], code: list[str]
 ) -> None:
     layout = Layout({"market": market, "competition": competition, "route": route, "code": code})
-    counts: list[int] = []
+    counts = [layout.thinned]
     sums: list[int] = []
     gauges: list[int] = []
     for series in (*layout.series.values(), *layout.by_hand.values()):
