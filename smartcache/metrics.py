@@ -360,9 +360,13 @@ class CacheMetrics:
                 match = dict(statistic.match)
                 values = tuple(match.get(label.name, "other") for label in family.labels)
                 self._increments[statistic.name] = self.layout.series[family.name, values].cell
-        self._ints[self.layout.thinned] = self._recorder.rate < 1
+        self._tell_sampling(memory)
         self._recorder.bind(self._ints, self._floats, self.layout, self._clock.monotonic())
-        self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
+
+    def _tell_sampling(self, memory: memoryview) -> None:
+        """What a memory must say from the first reading on."""
+        memory.cast("q")[self.layout.thinned] = self._recorder.rate < 1
+        memory.cast("d")[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
 
     def _map(self, directory: Path) -> memoryview:
         header = pack_header(self.layout.describe())
@@ -382,7 +386,8 @@ class CacheMetrics:
             # Mapped through an open file of its own: a map keeps a descriptor for as long as anything refers to it,
             # and the lock must end with `close`, and with the parent though a forked child has yet to drop the map.
             with unfinished.open("r+b") as file:
-                mapped = mmap.mmap(file.fileno(), size)
+                memory = memoryview(mmap.mmap(file.fileno(), size))[start:]
+            self._tell_sampling(memory)
             unfinished.rename(path)
         except OSError:
             os.close(fd)
@@ -390,7 +395,7 @@ class CacheMetrics:
             raise
         self._fd = fd
         self._path = path
-        return memoryview(mapped)[start:]
+        return memory
 
     def _handle(self, name: str, labels: Mapping[str, str], make: type[_H]) -> _H:
         series = self.layout.find(name, labels)

@@ -14,9 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from exporter.files import MetricsFiles
 from smartcache import CacheConfig, SmartCache
 from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, GOVERNOR_MODES, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
@@ -421,6 +423,42 @@ def test_a_latency_by_hand_keeps_the_laws() -> None:
     stats = metrics.get_stats()
     assert (stats["total_requests"], stats["strategy_compute"], stats["cache_miss"]) == (2, 2, 2)
     assert (stats["avg_latency_ms"], stats["max_latency_ms"], stats["min_latency_ms"]) == (125, 250, 0)
+
+
+def test_a_request_under_way_shows_no_extreme_that_is_none() -> None:
+    metrics = CacheMetrics(clock=AtZero())
+    seen = []
+
+    def look(frame: FrameType, event: str, _: object) -> object:
+        if frame.f_code.co_name != "_widen":
+            return None
+        seen.append((metrics.snapshot().slowest, metrics.snapshot().fastest))
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        request(metrics, "absent", 0.25)
+    finally:
+        sys.settrace(before)
+    assert set(seen) == {(None, None), (0.25, 0.25)}
+
+
+def test_a_file_says_the_sampling_rate_from_the_first_reading_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, seen = MetricsFiles(tmp_path), []
+    rename = Path.rename
+
+    def rename_and_read(self: Path, target: Path) -> Path:
+        path = rename(self, target)
+        seen.append(files.read().snapshot.samples["smartcache_latency_sampling_ratio"][()])
+        return path
+
+    monkeypatch.setattr(Path, "rename", rename_and_read)
+    metrics = CacheMetrics(tmp_path)
+    assert metrics.path
+    assert seen == [1.0]
 
 
 # -- sampling and resets ---------------------------------------------------------------------------------------------
