@@ -40,18 +40,19 @@ _MOST_AT_ONCE: Final = 2**32
 class _Handle:
     """A place in the memory; it moves when a fork gives the process a memory of its own."""
 
-    __slots__ = ("_cell", "_edges", "_floats", "_ints", "_total")
+    __slots__ = ("_cell", "_edges", "_floats", "_ints", "_metrics", "_total")
 
-    def __init__(self, ints: memoryview[int], floats: memoryview[float], series: Series) -> None:
+    def __init__(self, metrics: CacheMetrics, series: Series) -> None:
+        self._metrics = metrics  # whose file ends with it
         self._cell = series.cell
         self._total = series.total or 0
         self._edges = FAMILY[series.family].buckets
-        self.rebind(ints, floats)
+        self.rebind()
 
-    def rebind(self, ints: memoryview[int], floats: memoryview[float]) -> None:
-        """Point to another memory of the same layout."""
-        self._ints = ints
-        self._floats = floats
+    def rebind(self) -> None:
+        """Point to the memory that there is now, of the same layout."""
+        self._ints = self._metrics._ints
+        self._floats = self._metrics._floats
 
 
 class Counter(_Handle):
@@ -94,10 +95,10 @@ class State(_Handle):
 
     __slots__ = ("_places",)
 
-    def __init__(self, ints: memoryview[int], floats: memoryview[float], series: Series) -> None:
+    def __init__(self, metrics: CacheMetrics, series: Series) -> None:
         (label,) = FAMILY[series.family].labels
         self._places: Final = {state: float(place) for place, state in enumerate(label.values, start=1)}
-        super().__init__(ints, floats, series)
+        super().__init__(metrics, series)
 
     def set(self, state: str) -> None:
         """Say which one it is in now.
@@ -126,7 +127,7 @@ class CacheMetrics:
 
     # Set when the memory is made; reading one before that makes it.
     layout: Layout
-    _fd: int | None
+    _close_file: weakref.finalize[..., CacheMetrics] | None
     _path: Path | None
     _ints: memoryview[int]
     _floats: memoryview[float]
@@ -317,10 +318,8 @@ class CacheMetrics:
 
     def close(self) -> None:
         """Let go of the file: what was counted is the share of an ended process, and what follows is not exported."""
-        fd = self.__dict__.get("_fd")
-        if fd is not None:
-            os.close(fd)
-            self._fd = None
+        if (close := self.__dict__.get("_close_file")) is not None:
+            close()
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -335,7 +334,7 @@ class CacheMetrics:
 
     def _open(self) -> None:
         directory = os.environ.get("SMARTCACHE_METRICS_DIR") if self._directory == "" else self._directory
-        self._fd = None
+        self._close_file = None
         self._path = None
         domains = self._domains() if callable(self._domains) else self._domains
         self.layout = Layout({"market": MARKETS, **(domains or {})})
@@ -393,7 +392,9 @@ class CacheMetrics:
             os.close(fd)
             unfinished.unlink(missing_ok=True)
             raise
-        self._fd = fd
+        # A recorder that nobody has any more is an ended process, closed or not.
+        self._close_file = weakref.finalize(self, os.close, fd)
+        self._close_file.atexit = False
         self._path = path
         return memory
 
@@ -407,7 +408,7 @@ class CacheMetrics:
         handle = self._handles.get(key)
         if handle is None:
             # One handle per series, whichever thread was first: a fork moves those that are kept here.
-            handle = self._handles.setdefault(key, make(self._ints, self._floats, series))
+            handle = self._handles.setdefault(key, make(self, series))
         return handle  # type: ignore[return-value]  # one kind per family, checked above
 
     def _after_fork_in_child(self) -> None:
@@ -422,10 +423,10 @@ class CacheMetrics:
         self._recorder.forget_extremes()
         self._open()
         for handle in self._handles.values():
-            handle.rebind(self._ints, self._floats)
+            handle.rebind()
 
 
-_OPENED: Final = frozenset({"layout", "_fd", "_path", "_ints", "_floats", "_decoder", "_increments"})
+_OPENED: Final = frozenset({"layout", "_close_file", "_path", "_ints", "_floats", "_decoder", "_increments"})
 _instances: weakref.WeakSet[CacheMetrics] = weakref.WeakSet()
 #: Held while a memory is made, so that threads share one, and across a fork, so that no child sees half of one.
 _opening: Final = threading.RLock()

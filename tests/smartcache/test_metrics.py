@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import math
 import os
 import random
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -429,7 +431,7 @@ def test_a_request_under_way_shows_no_extreme_that_is_none() -> None:
     metrics = CacheMetrics(clock=AtZero())
     seen = []
 
-    def look(frame: FrameType, event: str, _: object) -> object:
+    def look(frame: FrameType, event: str, _: object) -> Any:
         if frame.f_code.co_name != "_widen":
             return None
         seen.append((metrics.snapshot().slowest, metrics.snapshot().fastest))
@@ -459,6 +461,20 @@ def test_a_file_says_the_sampling_rate_from_the_first_reading_on(
     metrics = CacheMetrics(tmp_path)
     assert metrics.path
     assert seen == [1.0]
+
+
+def test_a_recorder_that_nobody_has_any_more_is_an_ended_process(tmp_path: Path) -> None:
+    gc.collect()  # what other tests left
+    open_before = len(os.listdir("/dev/fd"))
+    counter = CacheMetrics(tmp_path).counter("smartcache_bus_gaps_total")
+    (path,) = tmp_path.glob(f"*{SUFFIX}")
+    gc.collect()
+    counter.add()
+    assert is_alive(path), "its handle is in use"
+    del counter
+    gc.collect()
+    assert not is_alive(path)
+    assert len(os.listdir("/dev/fd")) == open_before
 
 
 # -- sampling and resets ---------------------------------------------------------------------------------------------
