@@ -22,8 +22,8 @@ from smartcache import exemplars
 from smartcache.clock import Clock, SystemClock
 from smartcache.exemplars import Exemplars
 from smartcache.metrics_file import SUFFIX, TornError, is_name
-from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew, totals
-from smartcache.windows import Windows
+from smartcache.snapshot import Decoder, Samples, Snapshot, Totals, add_up, grew, totals
+from smartcache.windows import Window, Windows
 
 __all__ = ["MetricsFiles", "Reading", "State"]
 
@@ -43,6 +43,8 @@ class Reading(NamedTuple):
         errors: parts that could not be read this time.
         errors_total: the same, since this reader began.
         exemplars: of all processes, living or dead, the newest; one that was read once stays until a newer one comes.
+        baseline: by category, what its statistics count from.
+        windows: since when they do.
     """
 
     snapshot: Snapshot
@@ -51,6 +53,8 @@ class Reading(NamedTuple):
     errors: int
     errors_total: int
     exemplars: Exemplars
+    baseline: Mapping[str, Totals]
+    windows: Mapping[str, Window]
 
 
 class MetricsFiles:
@@ -107,11 +111,20 @@ class MetricsFiles:
                 parts.append(self._ended.samples)
                 count["dead"] += self._ended.folded
             snapshot = add_up(parts)
-            if complete and (now := self._clock.time()) >= self.windows.due:
+            if complete and self.windows.is_due(now := self._clock.time()):
                 self.windows.turn(now, totals(snapshot.samples))
             # Prometheus takes no exemplar older than the last it had.
             self._exemplars = exemplars.newest([self._exemplars, *(file.exemplars for file in self._files.values())])
-            return Reading(snapshot, count, complete, errors, self._errors_total, self._exemplars)
+            return Reading(
+                snapshot,
+                count,
+                complete,
+                errors,
+                self._errors_total,
+                self._exemplars,
+                dict(self.windows.baseline),
+                self.windows.describe(),
+            )
 
     def fold(self) -> None:
         """Fold the files of ended processes into one, unless somebody else is at it."""

@@ -291,7 +291,7 @@ class CacheMetrics:
     def _turn_windows(self) -> None:
         """Do the scheduled resets that are due."""
         now = self._clock.time()
-        if now >= self._windows.due and "performance" in self._windows.turn(now, totals(self.snapshot().samples)):
+        if self._windows.is_due(now) and "performance" in self._windows.turn(now, totals(self.snapshot().samples)):
             self._recorder.forget_extremes()
         self._set_alarm()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -333,34 +334,31 @@ def test_what_was_folded_counts_with_what_it_last_said(tmp_path: Path, caplog: p
 DURATIONS, REQUESTS = "smartcache_request_duration_seconds", "smartcache_requests_total"
 
 
+def told(family: str = REQUESTS, folded: Any = 1, **about: Any) -> str:
+    """What a file of ended processes may say, or may not."""
+    return json.dumps({"lineage": "1", "folded": folded, "names": [], "families": {family: about}})
+
+
+BY_STRATEGY: dict[str, Any] = {"labels": ["strategy"]}
+BY_ZONE: dict[str, Any] = {"labels": ["strategy", "zone"]}
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "[" * 100_000,
         '{"families": []}',
-        *(
-            f'{{"lineage": "1", "folded": {folded}, "names": [], "families": {{{family}}}}}'
-            for folded, family in [
-                ("null", ""),
-                ("-1", ""),
-                ("1", '"%s": {"labels": ["strategy", "zone"], "samples": [[["compute", "none"], "7"]]}' % REQUESTS),
-                ("1", '"%s": {"labels": ["strategy", "zone"], "samples": [[["compute", "none"], NaN]]}' % REQUESTS),
-                ("1", '"%s": {"labels": ["strategy", "zone"], "samples": [[["compute", 3], 7]]}' % REQUESTS),
-                ("1", '"%s": {"labels": ["strategy", "zone"], "samples": [[["compute"], 7]]}' % REQUESTS),
-                ("1", '"%s": {"labels": ["strategy"], "samples": [[["compute"], 7]]}' % DURATIONS),
-                (
-                    "1",
-                    '"%s": {"labels": ["strategy"], "edges": [1.0], "samples": [[["compute"], [1, 2], 1%s]]}'
-                    % (DURATIONS, "0" * 400),
-                ),
-                (
-                    "1",
-                    '"%s": {"labels": ["strategy"], "edges": %s, "samples": [[["compute"], [1, 2], 3]]}'
-                    % (DURATIONS, json.dumps(FAMILY[DURATIONS].buckets)),
-                ),
-            ]
-        ),
+        told(folded=None, **BY_ZONE, samples=[]),
+        told(folded=-1, **BY_ZONE, samples=[]),
+        told(**BY_ZONE, samples=[[["compute", "none"], "7"]]),
+        told(**BY_ZONE, samples=[[["compute", "none"], math.nan]]),
+        told(**BY_ZONE, samples=[[["compute", 3], 7]]),
+        told(**BY_ZONE, samples=[[["compute"], 7]]),
+        told(DURATIONS, **BY_STRATEGY, samples=[[["compute"], 7]]),
+        told(DURATIONS, **BY_STRATEGY, edges=[1.0], samples=[[["compute"], [1, 2], 10**400]]),
+        told(DURATIONS, **BY_STRATEGY, edges=FAMILY[DURATIONS].buckets, samples=[[["compute"], [1, 2], 3]]),
     ],
+    ids=range(11),
 )
 def test_an_ended_file_of_another_making_cannot_be_read(tmp_path: Path, text: str) -> None:
     (tmp_path / "ended.json").write_text(text)
@@ -376,7 +374,7 @@ def test_a_pipe_by_the_name_of_the_ended_file_hangs_nobody(tmp_path: Path) -> No
     for name in ("ended.json", "ended.new"):
         os.mkfifo(tmp_path / name)
     dead(tmp_path, 3)
-    asked = threading.Thread(target=lambda: (pages.append(Scraper(tmp_path).scrape())), daemon=True)
+    asked = threading.Thread(target=lambda: pages.append(Scraper(tmp_path).scrape()), daemon=True)
     pages: list[Page] = []
     asked.start()
     asked.join(10)

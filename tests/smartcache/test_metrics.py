@@ -465,7 +465,7 @@ def test_a_file_says_the_sampling_rate_from_the_first_reading_on(
 
 def test_a_recorder_that_nobody_has_any_more_is_an_ended_process(tmp_path: Path) -> None:
     gc.collect()  # what other tests left
-    open_before = len(os.listdir("/dev/fd"))
+    open_before = len([*Path("/dev/fd").iterdir()])
     counter = CacheMetrics(tmp_path).counter("smartcache_bus_gaps_total")
     (path,) = tmp_path.glob(f"*{SUFFIX}")
     gc.collect()
@@ -474,7 +474,7 @@ def test_a_recorder_that_nobody_has_any_more_is_an_ended_process(tmp_path: Path)
     del counter
     gc.collect()
     assert not is_alive(path)
-    assert len(os.listdir("/dev/fd")) == open_before
+    assert len([*Path("/dev/fd").iterdir()]) == open_before
 
 
 # -- sampling and resets ---------------------------------------------------------------------------------------------
