@@ -105,6 +105,9 @@ class Layout:
     Args:
         domains: values of the label domains that configuration fills (:data:`catalogue.DOMAINS`). "none" and "other"
             are added to each.
+
+    Raises:
+        ValueError: a value that is not printable text; one that cannot be written would cost every page.
     """
 
     def __init__(self, domains: Mapping[str, Sequence[str]]) -> None:
@@ -112,6 +115,9 @@ class Layout:
             name: tuple(dict.fromkeys(value for value in domains.get(name, ()) if value not in _ADDED)) + _ADDED
             for name in DOMAINS
         }
+        for name, values in self.domains.items():
+            if not all(isinstance(value, str) and value.isprintable() for value in values):
+                raise ValueError(f"the values of {name} must be printable texts, got {values!r}")
         recorded = [
             (family, values)
             for family in FAMILIES
