@@ -87,8 +87,8 @@ def create_app(directory: Path | None = None, resets: Mapping[str, str] | None =
         if not reading.complete:
             return JSONResponse({"error": f"parts of {directory} cannot be read; /metrics says how many"}, 503)
         snapshot = reading.snapshot
-        statistics = derive(totals(snapshot.samples), files.windows.baseline, snapshot.slowest, snapshot.fastest)
-        return JSONResponse({"stats": statistics, "windows": files.windows.describe()})
+        statistics = derive(totals(snapshot.samples), reading.baseline, snapshot.slowest, snapshot.fastest)
+        return JSONResponse({"stats": statistics, "windows": reading.windows})
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

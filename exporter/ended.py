@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from exporter.reading import File, shares
-from smartcache.catalogue import FAMILY
+from exporter.reading import TROUBLE, File, opened, shares
+from smartcache.catalogue import FAMILY, Family
 from smartcache.metrics_file import SUFFIX, TornError
-from smartcache.snapshot import Decoder, HistogramValue, Samples, add_up, sorted_anew
+from smartcache.snapshot import TICK, Decoder, HistogramValue, Samples, add_up, sorted_anew
 
 __all__ = ["LOCK", "NAME", "Ended", "fold", "load"]
 
@@ -32,6 +32,8 @@ LOCK: Final = "ended.lock"
 _NAMES: Final = 4096
 #: Files folded in one step: all of them must be among the names until they are removed.
 _AT_ONCE: Final = 1024
+#: Above any count.
+_MOST: Final = 2**63
 
 
 class Ended(NamedTuple):
@@ -57,10 +59,15 @@ def load(directory: Path) -> Ended:
 
     Raises:
         FileNotFoundError: there is none.
-        TornError, OSError, LookupError, TypeError, ValueError: it cannot be read.
+        Exception: one of :data:`TROUBLE`: it cannot be read.
     """
-    told = json.loads((directory / NAME).read_bytes())
-    if not isinstance(told, dict):
+    with opened(directory / NAME) as (fd, status):
+        content = os.pread(fd, status.st_size, 0)
+    try:
+        told = json.loads(content)
+    except RecursionError as error:
+        raise TornError("nested too deep") from error
+    if not isinstance(told, dict) or not isinstance(told["families"], dict):
         raise TornError("no object")
     samples: Samples = {}
     foreign = {}
@@ -70,12 +77,35 @@ def load(directory: Path) -> Ended:
             foreign[name] = family_told
         elif edges := family_told.get("edges"):
             samples[name] = {
-                tuple(labels): HistogramValue(sorted_anew(counts, edges, family.buckets), total)
+                _labels(labels, family): HistogramValue(
+                    sorted_anew(_counts(counts, edges), edges, family.buckets), _count(total, _MOST * TICK)
+                )
                 for labels, counts, total in family_told["samples"]
             }
+        elif family.buckets:
+            raise TornError(f"{name} has no edges")
         else:
-            samples[name] = {tuple(labels): count for labels, count in family_told["samples"]}
-    return Ended(told["lineage"], told["folded"], tuple(told["names"]), samples, foreign)
+            samples[name] = {_labels(labels, family): _count(count) for labels, count in family_told["samples"]}
+    return Ended(told["lineage"], _count(told["folded"]), tuple(told["names"]), samples, foreign)
+
+
+def _labels(told: list[object], family: Family) -> tuple[str, ...]:
+    values = tuple(value for value in told if isinstance(value, str))
+    if not len(values) == len(told) == len(family.labels):
+        raise TornError(f"{told!r} are no label values of {family.name}")
+    return values
+
+
+def _counts(told: list[object], edges: list[float]) -> list[int]:
+    if len(told) != len(edges) + 1:
+        raise TornError(f"{len(told)} buckets of {len(edges)} edges")
+    return [*map(_count, told)]
+
+
+def _count(told: object, most: int = _MOST) -> int:
+    if type(told) is not int or not 0 <= told < most:
+        raise TornError(f"{told!r} is no count")
+    return told
 
 
 def fold(directory: Path) -> int:
@@ -88,7 +118,7 @@ def fold(directory: Path) -> int:
 
     Raises:
         OSError: the directory cannot be written to.
-        TornError, LookupError, TypeError, ValueError: ``ended.json`` cannot be read; nothing is folded without it.
+        Exception: one of :data:`TROUBLE`: ``ended.json`` cannot be read; nothing is folded without it.
     """
     with _alone(directory) as alone:
         if not alone:
@@ -134,7 +164,7 @@ def _dead(directory: Path, names: set[str]) -> dict[str, File]:
         try:
             if file.read() == "dead" and file.decoder is not None and file.decoder.familiar:
                 dead[name] = file
-        except (OSError, LookupError, TypeError, ValueError):
+        except TROUBLE:
             continue  # whoever reads it for a page says so
         if len(dead) == _AT_ONCE:
             break
@@ -152,7 +182,8 @@ def _write(directory: Path, ended: Ended) -> None:
         else:
             families[name]["samples"] = [*samples.items()]
     told = {"lineage": ended.lineage, "folded": ended.folded, "names": ended.names, "families": families}
-    with (directory / _UNFINISHED).open("w") as file:
+    (directory / _UNFINISHED).unlink(missing_ok=True)  # of a folder that was killed; or what is no file at all
+    with (directory / _UNFINISHED).open("x") as file:
         json.dump(told, file)
         file.flush()
         # What it replaces is removed: it must be on the disk before that.

@@ -17,21 +17,19 @@ from typing import Final, Literal, NamedTuple
 
 from exporter import ended
 from exporter.ended import Ended
-from exporter.reading import File, shares, signature
+from exporter.reading import TROUBLE, File, shares, signature
 from smartcache import exemplars
 from smartcache.clock import Clock, SystemClock
 from smartcache.exemplars import Exemplars
 from smartcache.metrics_file import SUFFIX, TornError, is_name
-from smartcache.snapshot import Decoder, Samples, Snapshot, add_up, grew, totals
-from smartcache.windows import Windows
+from smartcache.snapshot import Decoder, Samples, Snapshot, Totals, add_up, grew, totals
+from smartcache.windows import Window, Windows
 
 __all__ = ["MetricsFiles", "Reading", "State"]
 
 State = Literal["live", "dead", "unreadable"]
 
 _LOG: Final = logging.getLogger(__name__)
-#: Whatever is wrong with one file must not cost the others their page.
-_TROUBLE: Final = (OSError, LookupError, TypeError, ValueError)
 
 
 class Reading(NamedTuple):
@@ -45,6 +43,8 @@ class Reading(NamedTuple):
         errors: parts that could not be read this time.
         errors_total: the same, since this reader began.
         exemplars: of all processes, living or dead, the newest; one that was read once stays until a newer one comes.
+        baseline: by category, what its statistics count from.
+        windows: since when they do.
     """
 
     snapshot: Snapshot
@@ -53,6 +53,8 @@ class Reading(NamedTuple):
     errors: int
     errors_total: int
     exemplars: Exemplars
+    baseline: Mapping[str, Totals]
+    windows: Mapping[str, Window]
 
 
 class MetricsFiles:
@@ -109,18 +111,27 @@ class MetricsFiles:
                 parts.append(self._ended.samples)
                 count["dead"] += self._ended.folded
             snapshot = add_up(parts)
-            if complete and (now := self._clock.time()) >= self.windows.due:
+            if complete and self.windows.is_due(now := self._clock.time()):
                 self.windows.turn(now, totals(snapshot.samples))
             # Prometheus takes no exemplar older than the last it had.
             self._exemplars = exemplars.newest([self._exemplars, *(file.exemplars for file in self._files.values())])
-            return Reading(snapshot, count, complete, errors, self._errors_total, self._exemplars)
+            return Reading(
+                snapshot,
+                count,
+                complete,
+                errors,
+                self._errors_total,
+                self._exemplars,
+                dict(self.windows.baseline),
+                self.windows.describe(),
+            )
 
     def fold(self) -> None:
         """Fold the files of ended processes into one, unless somebody else is at it."""
         try:
             ended.fold(self.directory)
             self._troubles.pop("fold", None)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self._say("fold", f"{self.directory}: the files of ended processes cannot be folded and stay", error)
 
     def _list(self) -> int:
@@ -144,7 +155,7 @@ class MetricsFiles:
             state: State = file.read()
         except FileNotFoundError:
             return None
-        except _TROUBLE as error:
+        except TROUBLE as error:  # one file must not cost the others their page
             self._say(file.path.name, f"{file.path} cannot be read and counts with what it last said", error)
             return "unreadable"
         self._troubles.pop(file.path.name, None)
@@ -165,7 +176,7 @@ class MetricsFiles:
                 raise TornError("counts fell")
         except FileNotFoundError:
             return 0
-        except _TROUBLE as error:
+        except TROUBLE as error:
             self._ended_signature = ()
             self._say(path.name, f"{path} cannot be read and counts with what it last said", error)
             return 1

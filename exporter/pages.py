@@ -13,18 +13,28 @@ from typing import Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.openmetrics.exposition import ALLOWUTF8, DOTS
 from prometheus_client.openmetrics.exposition import generate_latest as write_openmetrics
 from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 
-__all__ = ["Pages"]
+__all__ = ["Pages", "choose_format"]
 
 _END: Final = b"# EOF\n"
 #: Timestamp, exemplar and native histogram of a sample that has none.
 _BARE: Final = (None, None, None)
 #: Small enough for any network at a fraction of the time of the smallest.
 _COMPRESSION: Final = 3
+#: Whether it is OpenMetrics, and whether names are escaped with dots.
+_Format = tuple[bool, bool]
+
+
+def choose_format(accept: str) -> tuple[Callable[..., bytes], str]:
+    """What writes the format that an ``Accept`` header asks for, and its content type; text where none can be read."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is no number
+        return choose_encoder("")
 
 
 class _Written(NamedTuple):
@@ -52,8 +62,9 @@ class Pages:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry: Final = registry
-        #: By content type and name of a family, how it was written last.
-        self._written: Final[dict[tuple[str, str], _Written]] = {}
+        #: By format and name of a family, how it was written last. A content type repeats whatever version a request
+        #: named, so it is none of the formats, of which there are four.
+        self._written: Final[dict[tuple[_Format, str], _Written]] = {}
 
     def page(self, accept: str, accept_encoding: str) -> Response:
         """Collect and write.
@@ -62,14 +73,18 @@ class Pages:
             accept: the header of a request, which chooses between the text format and OpenMetrics.
             accept_encoding: the same, whether it may be compressed.
         """
-        encode, content_type = choose_encoder(accept)
-        end = b""
-        if content_type.startswith("application/openmetrics-text"):
-            # Names that the escaping would change there are none here, and looking for them letter by letter takes
+        encode, content_type = choose_format(accept)
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        end = _END if openmetrics else b""
+        dots = content_type.endswith(f"escaping={DOTS}")
+        if openmetrics and not dots:
+            # Names that another escaping would change there are none here, and looking for them letter by letter takes
             # longer than the rest of the page.
-            encode, end = partial(write_openmetrics, escaping=ALLOWUTF8), _END
+            encode = partial(write_openmetrics, escaping=ALLOWUTF8)
         lines = [
-            line for metric in self._registry.collect() for line in self._write(metric, content_type, encode, end).lines
+            line
+            for metric in self._registry.collect()
+            for line in self._write(metric, (openmetrics, dots), encode, end).lines
         ]
         body = b"\n".join((*lines, end))
         headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
@@ -78,8 +93,8 @@ class Pages:
             headers["Content-Encoding"] = "gzip"
         return Response(body, headers=headers)
 
-    def _write(self, metric: Metric, content_type: str, encode: Callable[..., bytes], end: bytes) -> _Written:
-        held = self._written.get((content_type, metric.name))
+    def _write(self, metric: Metric, format_: _Format, encode: Callable[..., bytes], end: bytes) -> _Written:
+        held = self._written.get((format_, metric.name))
         if held is not None and held.metric is metric:
             return held
         if held is not None and _alike(held.metric, metric):
@@ -93,7 +108,7 @@ class Pages:
                     lines[place] = lines[place][: lines[place].rindex(b" ") + 1] + figure.encode()
         else:
             lines = encode(_One(metric)).removesuffix(end).split(b"\n")[:-1]
-        written = self._written[content_type, metric.name] = _Written(metric, lines)
+        written = self._written[format_, metric.name] = _Written(metric, lines)
         return written
 
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from operator import le
 from pathlib import Path
@@ -21,7 +22,10 @@ from smartcache.exemplars import Exemplars
 from smartcache.metrics_file import ForeignError, TornError, cells_start, parse_header
 from smartcache.snapshot import Decoder, Samples, ticks
 
-__all__ = ["File", "shares", "signature"]
+__all__ = ["TROUBLE", "File", "opened", "shares", "signature"]
+
+#: What reading a file that is not what it should be can raise.
+TROUBLE: Final = (OSError, LookupError, TypeError, ValueError, ArithmeticError)
 
 
 class File:
@@ -36,6 +40,7 @@ class File:
         foreign: whether another version wrote it, so that nothing of it was ever counted here.
         counts: its counts, as one long number.
         sums: its sums in ticks.
+        thinned: whether sampling has ever been on in its process.
         gauges: the cells after them; empty unless its process was seen alive just now.
         exemplars: the requests that stand for their latency buckets.
     """
@@ -49,6 +54,7 @@ class File:
         self.foreign = False
         self.counts = 0
         self.sums: list[int] = []
+        self.thinned = False
         self.gauges = b""
         self.exemplars: Exemplars = {}
 
@@ -56,23 +62,16 @@ class File:
         """Bring it up to date and say whether its process lives.
 
         Raises:
-            TornError, OSError, ValueError, LookupError, TypeError: it cannot be read; it stays at what it last said.
+            Exception: one of :data:`TROUBLE`: it cannot be read; it stays at what it last said.
         """
         self.gauges = b""
         if self._final is not None and self._final == signature(self.path.stat()):
             return "dead"
         self._final = None
-        # Not blocking: a pipe under this name must not hang the page.
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise TornError("not a regular file")
+        with opened(self.path) as (fd, status):
             # Asked before the cells are read: of a dead process nothing more can come.
             alive = _is_locked(fd)
             gauges = self._take(os.pread(fd, status.st_size, 0))
-        finally:
-            os.close(fd)
         if alive:
             self.gauges = gauges
             return "live"
@@ -105,6 +104,8 @@ class File:
         if not all(map(le, self.sums or [0] * len(sums), sums)):
             raise TornError("sums of seconds fell")
         self._header, self.decoder, self.counts, self.sums = header, decoder, counts, sums
+        if decoder.thinned is not None:
+            self.thinned = any(content[start + 8 * decoder.thinned : start + 8 * (decoder.thinned + 1)])
         self.exemplars = exemplars.read(content[start:end], decoder.exemplars)
         return content[gauges_start:end]
 
@@ -116,16 +117,35 @@ def shares(files: Iterable[File], now: float) -> Iterator[Samples]:
         files: those that could never be read say nothing.
         now: the monotonic clock.
     """
-    alike: dict[Decoder, list[File]] = {}
+    alike: dict[tuple[Decoder, bool], list[File]] = {}
     for file in files:
         if file.decoder is not None:
-            alike.setdefault(file.decoder, []).append(file)
+            alike.setdefault((file.decoder, file.thinned), []).append(file)
             if file.gauges:
                 yield file.decoder.current(file.gauges, now)
-    for decoder, group in alike.items():
+    for (decoder, _), group in alike.items():
         content = sum(file.counts for file in group).to_bytes(8 * decoder.counts, "little")
         counts = memoryview(content).cast("q").tolist()
         yield decoder.accumulated(counts, [*map(sum, zip(*(file.sums for file in group), strict=True))])
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
+    """A file open for reading, and its status.
+
+    Raises:
+        TornError: it is something else.
+        OSError: it cannot be opened.
+    """
+    # Not blocking: a pipe under this name must not hang the page.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise TornError("not a regular file")
+        yield fd, status
+    finally:
+        os.close(fd)
 
 
 def signature(status: os.stat_result) -> tuple[int, ...]:

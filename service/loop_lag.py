@@ -13,7 +13,7 @@ __all__ = ["EVERY", "watch_loop"]
 
 #: Seconds between two looks.
 EVERY: Final = 0.1
-_LOOKS_A_MINUTE: Final = 600
+_MINUTE: Final = 60.0
 
 
 async def watch_loop(metrics: CacheMetrics, worker: int, clock: Clock) -> None:
@@ -24,13 +24,16 @@ async def watch_loop(metrics: CacheMetrics, worker: int, clock: Clock) -> None:
     """
     lags = metrics.histogram("smartcache_event_loop_lag_seconds")
     longest = metrics.gauge("smartcache_event_loop_lag_max_seconds", worker=str(worker))
-    minute: deque[float] = deque(maxlen=_LOOKS_A_MINUTE)
+    minute: deque[tuple[float, float]] = deque()  # of each look its instant, and the longest wait that it ended
     due = clock.monotonic() + EVERY
     while True:
         await asyncio.sleep(due - clock.monotonic())
         now = clock.monotonic()
+        if due <= now:
+            minute.append((now, now - due))
         while due <= now:
             lags.observe(now - due)
-            minute.append(now - due)
             due += EVERY
-        longest.set(max(minute, default=0.0))
+        while minute and minute[0][0] <= now - _MINUTE:
+            minute.popleft()
+        longest.set(max((lag for _, lag in minute), default=0.0))

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from exporter.pages import choose_format
 from service.board import Slot
 
 __all__ = ["render_processes"]
@@ -40,5 +40,5 @@ def render_processes(folder: Path, accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry()
     registry.register(_Workers(folder))
     PlatformCollector(registry=registry)
-    encoder, content_type = choose_encoder(accept)
+    encoder, content_type = choose_format(accept)
     return encoder(registry), content_type

@@ -106,6 +106,9 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise _wrong(name, getattr(self, name), "0 or more")
+        for competition in self.competitions:
+            if not competition.isprintable():
+                raise _wrong("competitions", competition, "printable names")
         for name in ("reset_hourly", "reset_daily"):
             for category in getattr(self, name):
                 if category not in CATEGORIES:

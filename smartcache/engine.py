@@ -411,7 +411,10 @@ class SmartCache:
             await asyncio.to_thread(bus.wait_until_tried, 2 * self.config.store_connect_timeout)
 
     async def close(self) -> None:
-        """Give up background refreshes, connections and threads; a recorder that was handed in stays open."""
+        """Give up background refreshes, connections and threads; the next use starts them anew.
+
+        The recorder stays open, so that what ends later is counted too.
+        """
         await self._loader.close()
         bus, self._bus = self._bus, None
         if bus is not None:
@@ -420,8 +423,6 @@ class SmartCache:
             self._holdings.apply(EVERYTHING)
         if self._store is not None:
             await self._store.close()
-        if self._given[3] is None:
-            self.metrics.close()
 
     # -- the order of a request --------------------------------------------------------------------------------------
 

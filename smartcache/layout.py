@@ -10,7 +10,9 @@ the requests, only stay below them; a bypass for panic is the exception.
 
 What lies outside the block is stored after the joint cell, and a process may be killed in between. What the block
 counts beyond the buckets of the latency histogram belongs to the bucket +Inf: the histogram's count is that of the
-requests whenever it is read, and no bucket ever falls. The block is the last of the counts, because memory is read
+requests whenever it is read, and no bucket ever falls. Where sampling keeps requests out of the histogram, one on its
+way into a bucket cannot be told from one on its way past it: then a request counts there once it is in a bucket. The
+block is the last of the counts, because memory is read
 forwards: what was stored beside it before the reading began is in the block too.
 
 A fresh hit in memory is observed with one store more: a block by zone, duration and age holds both histograms' share of
@@ -103,6 +105,9 @@ class Layout:
     Args:
         domains: values of the label domains that configuration fills (:data:`catalogue.DOMAINS`). "none" and "other"
             are added to each.
+
+    Raises:
+        ValueError: a value that is not printable text; one that cannot be written would cost every page.
     """
 
     def __init__(self, domains: Mapping[str, Sequence[str]]) -> None:
@@ -110,13 +115,18 @@ class Layout:
             name: tuple(dict.fromkeys(value for value in domains.get(name, ()) if value not in _ADDED)) + _ADDED
             for name in DOMAINS
         }
+        for name, values in self.domains.items():
+            if not all(isinstance(value, str) and value.isprintable() for value in values):
+                raise ValueError(f"the values of {name} must be printable texts, got {values!r}")
         recorded = [
             (family, values)
             for family in FAMILIES
             if not family.by_exporter and not family.joint
             for values in self._label_sets(family)
         ]
-        cell = 0
+        #: Whether sampling has ever been on, so that the latency histogram may hold fewer than the requests.
+        self.thinned: Final = 0
+        cell = 1
         counted: list[tuple[Family, tuple[str, ...], int]] = []
         for family, values in recorded:
             if family.kind != "gauge":
@@ -237,6 +247,7 @@ class Layout:
         return {
             "counts": self.counts,
             "sums": self.sums,
+            "thinned": self.thinned,
             "unsampled": self.unsampled,
             "hits": {"cell": self.hits, "zones": list(ZONES)},
             "judgements": {

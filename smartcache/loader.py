@@ -172,8 +172,7 @@ class Loader:
         if mine:
             self._launch(flight, before, request, held, keep=keep)
         else:
-            request.coalesced = True
-            self._tally.coalesced.add()
+            self._share(request)
         now = self._clock.monotonic()
         patience = self._hard_timeout(request)
         setting = "hard_timeout"
@@ -202,6 +201,12 @@ class Loader:
             ) from error
         finally:
             request.gone = request.gone or flight.gone or (held is not None and flight.took_away(held))
+
+    def _share(self, request: Request) -> None:
+        """Count a request, once, that shares what another has started; refreshes and warming are none."""
+        if request.asked is not None and not request.coalesced:
+            request.coalesced = True
+            self._tally.coalesced.add()
 
     def _launch(
         self, flight: Flight[Entry], before: Flight[Entry] | None, request: Request, held: Entry | None, *, keep: bool
@@ -368,7 +373,7 @@ class Loader:
                 answer = await ask()
                 if not isinstance(answer, float):
                     if isinstance(answer, Entry):
-                        self._tally.coalesced.add()
+                        self._share(request)
                     return answer
                 await until_free(answer)
 

@@ -34,22 +34,25 @@ from smartcache.windows import Window, Windows
 
 __all__ = ["CacheMetrics", "Counter", "Gauge", "Histogram", "State"]
 
+_MOST_AT_ONCE: Final = 2**32
+
 
 class _Handle:
     """A place in the memory; it moves when a fork gives the process a memory of its own."""
 
-    __slots__ = ("_cell", "_edges", "_floats", "_ints", "_total")
+    __slots__ = ("_cell", "_edges", "_floats", "_ints", "_metrics", "_total")
 
-    def __init__(self, ints: memoryview[int], floats: memoryview[float], series: Series) -> None:
+    def __init__(self, metrics: CacheMetrics, series: Series) -> None:
+        self._metrics = metrics  # whose file ends with it
         self._cell = series.cell
         self._total = series.total or 0
         self._edges = FAMILY[series.family].buckets
-        self.rebind(ints, floats)
+        self.rebind()
 
-    def rebind(self, ints: memoryview[int], floats: memoryview[float]) -> None:
-        """Point to another memory of the same layout."""
-        self._ints = ints
-        self._floats = floats
+    def rebind(self) -> None:
+        """Point to the memory that there is now, of the same layout."""
+        self._ints = self._metrics._ints
+        self._floats = self._metrics._floats
 
 
 class Counter(_Handle):
@@ -92,10 +95,10 @@ class State(_Handle):
 
     __slots__ = ("_places",)
 
-    def __init__(self, ints: memoryview[int], floats: memoryview[float], series: Series) -> None:
+    def __init__(self, metrics: CacheMetrics, series: Series) -> None:
         (label,) = FAMILY[series.family].labels
         self._places: Final = {state: float(place) for place, state in enumerate(label.values, start=1)}
-        super().__init__(ints, floats, series)
+        super().__init__(metrics, series)
 
     def set(self, state: str) -> None:
         """Say which one it is in now.
@@ -124,7 +127,7 @@ class CacheMetrics:
 
     # Set when the memory is made; reading one before that makes it.
     layout: Layout
-    _fd: int | None
+    _close_file: weakref.finalize[..., CacheMetrics] | None
     _path: Path | None
     _ints: memoryview[int]
     _floats: memoryview[float]
@@ -189,10 +192,11 @@ class CacheMetrics:
         """Add ``value`` to one of the counted statistics by name.
 
         Raises:
-            ValueError: not a statistic that can be added to by itself, or a negative value.
+            ValueError: not a statistic that can be added to by itself, or not from 0 to 2**32.
         """
-        if type(value) is not int or value < 0:
-            raise ValueError(f"{name} can only grow, by a whole number; got {value!r}")
+        # A reader takes what is beyond measure for garbage, and then shows no counter of any process.
+        if type(value) is not int or not 0 <= value <= _MOST_AT_ONCE:
+            raise ValueError(f"{name} can only grow, by a whole number of at most 2**32; got {value!r}")
         cell = self._increments.get(name)
         if cell is None:
             raise ValueError(f"{name!r} cannot be incremented; those that can: {', '.join(sorted(self._increments))}")
@@ -202,10 +206,10 @@ class CacheMetrics:
         """Take in the duration of a request that this engine did not serve, in milliseconds; counts as a compute.
 
         Raises:
-            ValueError: negative or not finite.
+            ValueError: not from 0 to 2**32.
         """
-        if not 0 <= milliseconds < float("inf"):
-            raise ValueError(f"a latency is a finite number of milliseconds of at least 0, got {milliseconds!r}")
+        if not 0 <= milliseconds <= _MOST_AT_ONCE:
+            raise ValueError(f"a latency is a number of milliseconds from 0 to 2**32, got {milliseconds!r}")
         cells = self.layout.cells_of("absent")
         self._recorder.request(cells, STRATEGIES.index("compute"), milliseconds / 1000, self._clock.monotonic())
 
@@ -225,6 +229,8 @@ class CacheMetrics:
         """
         if not 0 < rate <= 1:
             raise ValueError(f"the latency sampling rate must lie in (0, 1], got {rate!r}")
+        if rate < 1:
+            self._ints[self.layout.thinned] = 1
         self._recorder.sample(rate)
         self.gauge("smartcache_latency_sampling_ratio").set(rate)
 
@@ -285,7 +291,7 @@ class CacheMetrics:
     def _turn_windows(self) -> None:
         """Do the scheduled resets that are due."""
         now = self._clock.time()
-        if now >= self._windows.due and "performance" in self._windows.turn(now, totals(self.snapshot().samples)):
+        if self._windows.is_due(now) and "performance" in self._windows.turn(now, totals(self.snapshot().samples)):
             self._recorder.forget_extremes()
         self._set_alarm()
 
@@ -312,10 +318,8 @@ class CacheMetrics:
 
     def close(self) -> None:
         """Let go of the file: what was counted is the share of an ended process, and what follows is not exported."""
-        fd = self.__dict__.get("_fd")
-        if fd is not None:
-            os.close(fd)
-            self._fd = None
+        if (close := self.__dict__.get("_close_file")) is not None:
+            close()
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -330,7 +334,7 @@ class CacheMetrics:
 
     def _open(self) -> None:
         directory = os.environ.get("SMARTCACHE_METRICS_DIR") if self._directory == "" else self._directory
-        self._fd = None
+        self._close_file = None
         self._path = None
         domains = self._domains() if callable(self._domains) else self._domains
         self.layout = Layout({"market": MARKETS, **(domains or {})})
@@ -355,8 +359,13 @@ class CacheMetrics:
                 match = dict(statistic.match)
                 values = tuple(match.get(label.name, "other") for label in family.labels)
                 self._increments[statistic.name] = self.layout.series[family.name, values].cell
+        self._tell_sampling(memory)
         self._recorder.bind(self._ints, self._floats, self.layout, self._clock.monotonic())
-        self._floats[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
+
+    def _tell_sampling(self, memory: memoryview) -> None:
+        """What a memory must say from the first reading on."""
+        memory.cast("q")[self.layout.thinned] = self._recorder.rate < 1
+        memory.cast("d")[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
 
     def _map(self, directory: Path) -> memoryview:
         header = pack_header(self.layout.describe())
@@ -376,15 +385,18 @@ class CacheMetrics:
             # Mapped through an open file of its own: a map keeps a descriptor for as long as anything refers to it,
             # and the lock must end with `close`, and with the parent though a forked child has yet to drop the map.
             with unfinished.open("r+b") as file:
-                mapped = mmap.mmap(file.fileno(), size)
+                memory = memoryview(mmap.mmap(file.fileno(), size))[start:]
+            self._tell_sampling(memory)
             unfinished.rename(path)
         except OSError:
             os.close(fd)
             unfinished.unlink(missing_ok=True)
             raise
-        self._fd = fd
+        # A recorder that nobody has any more is an ended process, closed or not.
+        self._close_file = weakref.finalize(self, os.close, fd)
+        self._close_file.atexit = False
         self._path = path
-        return memoryview(mapped)[start:]
+        return memory
 
     def _handle(self, name: str, labels: Mapping[str, str], make: type[_H]) -> _H:
         series = self.layout.find(name, labels)
@@ -396,7 +408,7 @@ class CacheMetrics:
         handle = self._handles.get(key)
         if handle is None:
             # One handle per series, whichever thread was first: a fork moves those that are kept here.
-            handle = self._handles.setdefault(key, make(self._ints, self._floats, series))
+            handle = self._handles.setdefault(key, make(self, series))
         return handle  # type: ignore[return-value]  # one kind per family, checked above
 
     def _after_fork_in_child(self) -> None:
@@ -411,10 +423,10 @@ class CacheMetrics:
         self._recorder.forget_extremes()
         self._open()
         for handle in self._handles.values():
-            handle.rebind(self._ints, self._floats)
+            handle.rebind()
 
 
-_OPENED: Final = frozenset({"layout", "_fd", "_path", "_ints", "_floats", "_decoder", "_increments"})
+_OPENED: Final = frozenset({"layout", "_close_file", "_path", "_ints", "_floats", "_decoder", "_increments"})
 _instances: weakref.WeakSet[CacheMetrics] = weakref.WeakSet()
 #: Held while a memory is made, so that threads share one, and across a fork, so that no child sees half of one.
 _opening: Final = threading.RLock()

@@ -173,10 +173,10 @@ class Recorder:
             self._open_slot(now)
         # No call from here on, so no thread comes between.
         floats, slot = self._floats, self._slot
-        if seconds > floats[slot + 1]:
-            floats[slot + 1] = seconds
         if seconds < floats[slot + 2]:
             floats[slot + 2] = seconds
+        if seconds > floats[slot + 1]:
+            floats[slot + 1] = seconds  # the last: a slot that has it is taken for full
         if seconds > self.slowest:
             self.slowest = seconds
         if seconds < self.fastest:

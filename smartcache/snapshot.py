@@ -14,7 +14,7 @@ from smartcache.catalogue import FAMILY, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
 
 __all__ = [
-    "Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "grew", "sorted_anew",
+    "TICK", "Decoder", "HistogramValue", "Samples", "Snapshot", "Totals", "add_up", "derive", "grew", "sorted_anew",
     "ticks", "totals",
 ]  # fmt: skip
 
@@ -98,6 +98,8 @@ class Decoder:
         #: Where the exemplars lie; None in memories of a version that had none.
         self.exemplars: Final[Mapping[str, Any] | None] = description.get("exemplars")
         buckets, joint, judgements = description["buckets"], description["joint"], description["judgements"]
+        #: The count that says whether sampling has ever been on; None in memories of a version that did not say.
+        self.thinned: Final[int | None] = description.get("thinned")
         self._unsampled: Final[int] = description["unsampled"]
         self._hits: Final[int] = description["hits"]["cell"]
         self._hit_zones: Final[list[str]] = description["hits"]["zones"]
@@ -146,7 +148,7 @@ class Decoder:
         """Counters and histograms: what is left when a process has ended, and what processes add up to.
 
         Args:
-            counts: the counts, of one memory or of several added cell by cell.
+            counts: the counts, of one memory or of several added cell by cell, thinned ones apart from others.
             sums: the sums in ticks, likewise.
         """
         samples: Samples = defaultdict(dict)
@@ -155,6 +157,7 @@ class Decoder:
             family_samples[labels] = family_samples.get(labels, 0) + counts[cell]
         committed = self._add_joint(samples, counts)
         latencies, ages, unsampled = self._observations_of_hits(counts)
+        thinned = self.thinned is not None and counts[self.thinned] > 0
         for name, labels, cell, total, edges in self._histograms:
             buckets = counts[cell : cell + len(edges) + 1]
             if name == _AGE and labels[0] in ages:
@@ -166,7 +169,7 @@ class Decoder:
                     buckets = [*map(add, buckets, latencies)]
                     missing -= unsampled
                 missing -= sum(buckets)
-                if missing > 0:  # committed, and not sorted into a bucket; see the layout
+                if missing > 0 and not thinned:  # committed, and not sorted into a bucket; see the layout
                     buckets = [*buckets[:-1], buckets[-1] + missing]
             samples[name][labels] = HistogramValue(
                 sorted_anew(buckets, edges, FAMILY[name].buckets), sums[total - self.counts]

@@ -62,6 +62,13 @@ class Windows:
         self.baseline[category] = totals
         self._since[category] = now
 
+    def is_due(self, now: float) -> bool:
+        """Whether a scheduled reset is due; after a clock was set back the next one is no further than a period."""
+        self.due = min(
+            self.due, *(_begin(period, now) + PERIODS[period] for period in self._schedule.values()), math.inf
+        )
+        return now >= self.due
+
     def turn(self, now: float, totals: Totals) -> list[str]:
         """Do the scheduled resets that are due, and say for which categories."""
         begun = {category: _begin(period, now) for category, period in self._schedule.items()}

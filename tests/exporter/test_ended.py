@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import random
 import signal
 import subprocess
@@ -20,7 +22,7 @@ from scraping import Page, Scraper, Writer, summed, value
 from exporter import ended
 from exporter.app import create_app
 from exporter.files import MetricsFiles
-from smartcache.catalogue import STRATEGIES
+from smartcache.catalogue import FAMILY, STRATEGIES
 from smartcache.metrics import CacheMetrics
 from smartcache.metrics_file import cells_start, pack_header, parse_header
 
@@ -327,6 +329,62 @@ def test_what_was_folded_counts_with_what_it_last_said(tmp_path: Path, caplog: p
     dead(tmp_path, 2)
     ended.fold(tmp_path)
     assert summed(scraper.scrape(), "smartcache_requests_total") == 5
+
+
+DURATIONS, REQUESTS = "smartcache_request_duration_seconds", "smartcache_requests_total"
+
+
+def told(family: str = REQUESTS, folded: Any = 1, **about: Any) -> str:
+    """What a file of ended processes may say, or may not."""
+    return json.dumps({"lineage": "1", "folded": folded, "names": [], "families": {family: about}})
+
+
+BY_STRATEGY: dict[str, Any] = {"labels": ["strategy"]}
+BY_ZONE: dict[str, Any] = {"labels": ["strategy", "zone"]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"families": []}',
+        told(folded=None, **BY_ZONE, samples=[]),
+        told(folded=-1, **BY_ZONE, samples=[]),
+        told(**BY_ZONE, samples=[[["compute", "none"], "7"]]),
+        told(**BY_ZONE, samples=[[["compute", "none"], math.nan]]),
+        told(**BY_ZONE, samples=[[["compute", 3], 7]]),
+        told(**BY_ZONE, samples=[[["compute"], 7]]),
+        told(DURATIONS, **BY_STRATEGY, samples=[[["compute"], 7]]),
+        told(DURATIONS, **BY_STRATEGY, edges=[1.0], samples=[[["compute"], [1, 2], 10**400]]),
+        told(DURATIONS, **BY_STRATEGY, edges=FAMILY[DURATIONS].buckets, samples=[[["compute"], [1, 2], 3]]),
+    ],
+    ids=range(11),
+)
+def test_an_ended_file_of_another_making_cannot_be_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ended.json").write_text(text)
+    with Writer(tmp_path) as writer:
+        writer.record(3)
+        page = Scraper(tmp_path).scrape()
+    assert value(page, "smartcache_exporter_up") == 0
+    assert value(page, "smartcache_memory_entries") == 3
+    assert not any(name == REQUESTS for name, _ in page)
+
+
+def test_a_pipe_by_the_name_of_the_ended_file_hangs_nobody(tmp_path: Path) -> None:
+    for name in ("ended.json", "ended.new"):
+        os.mkfifo(tmp_path / name)
+    dead(tmp_path, 3)
+    asked = threading.Thread(target=lambda: pages.append(Scraper(tmp_path).scrape()), daemon=True)
+    pages: list[Page] = []
+    asked.start()
+    asked.join(10)
+    assert value(pages[0], "smartcache_exporter_up") == 0
+    (tmp_path / "ended.json").unlink()
+    folding = threading.Thread(target=ended.fold, args=(tmp_path,), daemon=True)
+    folding.start()
+    folding.join(10)
+    assert summed(Scraper(tmp_path).scrape(), REQUESTS) == 3
+    assert files(tmp_path) == {"ended.json"}
 
 
 def test_nothing_is_folded_onto_what_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from exporter.app import create_app
+from exporter.files import MetricsFiles, Reading
 from smartcache.catalogue import CATEGORIES, STATISTICS
 from smartcache.errors import ConfigError
 from smartcache.metrics import CacheMetrics
@@ -158,6 +159,31 @@ async def test_scheduled_resets_move_the_statistics_and_not_the_page(
         page = (await client.get("/metrics")).text.splitlines()
     metrics.close()
     assert 'smartcache_requests_total{strategy="compute",zone="none"} 4.0' in page
+
+
+async def test_statistics_count_from_the_baseline_of_their_own_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr("exporter.files.SystemClock", lambda: clock)
+    clock.now = datetime(2025, 11, 23, 22, 59, 50, tzinfo=UTC).timestamp()
+    app = create_app(tmp_path, {"performance": "hourly"})
+    metrics = CacheMetrics(tmp_path, clock=clock)
+    metrics.record_latency(10)
+    read = MetricsFiles.read
+
+    def read_before_another(self: MetricsFiles) -> Reading:
+        reading = read(self)
+        metrics.record_latency(10)
+        clock.now += 60.0
+        read(self)  # as another thread does, in the new hour
+        return reading
+
+    monkeypatch.setattr(MetricsFiles, "read", read_before_another)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://exporter") as client:
+        answer = (await client.get("/api/v1/cache/stats")).json()
+    assert answer["stats"]["total_requests"] == 1
+    assert answer["windows"]["performance"]["since"] is None
 
 
 async def test_statistics_that_would_be_short_are_not_shown(client: httpx.AsyncClient, tmp_path: Path) -> None:

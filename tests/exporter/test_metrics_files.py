@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
+import struct
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -27,7 +29,7 @@ from exporter.files import MetricsFiles
 from smartcache.catalogue import FAMILY, STRATEGIES, VIX_STATUSES, ZONES
 from smartcache.layout import OUTCOME, OUTCOMES
 from smartcache.metrics import CacheMetrics
-from smartcache.metrics_file import MAGIC, new_name
+from smartcache.metrics_file import MAGIC, cells_start, new_name, parse_header
 
 
 def states(page: Page) -> tuple[float, float, float]:
@@ -83,6 +85,26 @@ def test_processes_are_added_up_and_a_killed_one_keeps_its_share(tmp_path: Path)
     }
 
 
+def test_the_histogram_takes_no_request_for_its_own_that_sampling_keeps_out(tmp_path: Path) -> None:
+    count, scraper = "smartcache_request_duration_seconds_count", Scraper(tmp_path)
+    killed = CacheMetrics(tmp_path)
+    killed._ints[killed.layout.cells_of("absent")[0]] += 1  # killed before the latency was sorted into a bucket
+    killed.close()
+    thinned = CacheMetrics(tmp_path)
+    thinned.set_latency_sampling(0.1)
+    assert summed(scraper.scrape(), count) == 1
+    for strategy, outcome in (("compute", "absent"), ("serve_fresh", "fresh_memory")):
+        thinned._ints[thinned.layout.cells_of(outcome)[0]] += 1  # under way
+        assert summed(scraper.scrape(), count) == 1
+        thinned._ints[thinned.layout.unsampled + STRATEGIES.index(strategy)] += 1
+        assert summed(scraper.scrape(), count) == 1
+    thinned.set_latency_sampling(1.0)
+    thinned.close()
+    assert ended.fold(tmp_path) == 2
+    assert summed(scraper.scrape(), count) == 1
+    assert summed(scraper.scrape(), "smartcache_requests_total") == 3
+
+
 def spoil(path: Path, how: str) -> None:
     content = path.read_bytes()
     tail = 8 * 1000
@@ -103,6 +125,10 @@ def spoil(path: Path, how: str) -> None:
             path.write_bytes(MAGIC + b"\xff" * 8 + content[16:])
         case "cells of noise":
             path.write_bytes(content[:-tail] + bytes(range(256)) * (tail // 256) + b"\x55" * (tail % 256))
+        case "sums without end":
+            header, description = parse_header(content)
+            start, end = (cells_start(header) + 8 * description[part] for part in ("counts", "sums"))
+            path.write_bytes(content[:start] + struct.pack("d", math.inf) * ((end - start) // 8) + content[end:])
         case "cells of zeros":
             path.write_bytes(
                 content[: -8 * CacheMetrics(None, {"competition": ("E0",)}).layout.cells].ljust(len(content), b"\0")
@@ -129,6 +155,7 @@ WAYS = (
     "header of another program",
     "header too long",
     "cells of noise",
+    "sums without end",
     "cells of zeros",
     "a folder",
     "a pipe",

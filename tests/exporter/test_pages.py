@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.openmetrics.exposition import ALLOWUTF8, DOTS
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
@@ -23,7 +23,9 @@ from exporter.pages import Pages
 
 FORMATS: dict[str, Callable[[Collector], bytes]] = {
     "text/plain": generate_latest,
+    "text/plain; version=1.0.0; escaping=dots": partial(generate_latest, escaping=DOTS),
     "application/openmetrics-text; version=1.0.0": partial(generate_openmetrics, escaping=ALLOWUTF8),
+    "application/openmetrics-text; version=1.0.0; escaping=dots": partial(generate_openmetrics, escaping=DOTS),
 }
 
 values = st.integers(0, 3)
@@ -125,7 +127,7 @@ def test_several_threads_may_ask_at_once(drawn: Drawn) -> None:
     registry.register(drawn)
     pages = Pages(registry)
     drawn.metrics = [metric(f"family_{number}", "counter", {"a": number}, False) for number in range(50)]
-    (accept, write), _ = FORMATS.items()
+    accept, write = next(iter(FORMATS.items()))
     with ThreadPoolExecutor(8) as threads:
         for round_ in range(20):
             drawn.metrics = [
@@ -134,3 +136,22 @@ def test_several_threads_may_ask_at_once(drawn: Drawn) -> None:
             expected = write(registry)
             found = threads.map(lambda _: body(pages.page(accept, "")), range(8))
             assert all(page == expected for page in found)
+
+
+def test_versions_that_requests_name_are_not_remembered(drawn: Drawn) -> None:
+    registry = CollectorRegistry()
+    registry.register(drawn)
+    pages = Pages(registry)
+    drawn.metrics = [metric("family", "counter", {"a": 1}, False)]
+    for number in range(20):
+        pages.page(f"application/openmetrics-text; version=1.0.{number}", "")
+    assert len(pages._written) == 1
+
+
+@pytest.mark.parametrize("version", ["one", "1.x", "9" * 5000])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_is_no_number_gets_the_text_format(drawn: Drawn, kind: str, version: str) -> None:
+    registry = CollectorRegistry()
+    registry.register(drawn)
+    drawn.metrics = [metric("family", "counter", {"a": 1}, False)]
+    assert body(Pages(registry).page(f"{kind}; version={version}", "")) == generate_latest(registry)

@@ -82,3 +82,12 @@ async def test_the_longest_lag_is_of_the_last_minute(watched: tuple[CacheMetrics
         clock.advance(seconds=1)
         await looked(metrics)
     assert longest(metrics) == pytest.approx(1, abs=EVERY)
+
+
+async def test_a_loop_that_was_blocked_for_minutes_shows_all_of_them(
+    watched: tuple[CacheMetrics, VirtualClock],
+) -> None:
+    metrics, clock = watched
+    clock.advance(seconds=300)
+    await looked(metrics)
+    assert longest(metrics) == pytest.approx(300 - EVERY)

@@ -49,6 +49,7 @@ def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Pat
         ("MEMORY_ENTRIES", "-1", "0 or more"),
         ("HARD_TIMEOUT", "inf", "finite"),
         ("VIX_LEAST_SAMPLES", "1", "2 or more"),
+        ("COMPETITIONS", "en.1,\udcff", "printable names"),
         ("RESET_DAILY", "vix,latency", "some of base_cache, vix, "),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from smartcache import exemplars
 from smartcache.catalogue import FAMILIES, FAMILY, STATISTIC, STRATEGIES, VIX_STATUSES, ZONES
 from smartcache.layout import OUTCOMES, Layout
+from smartcache.metrics import CacheMetrics
 from smartcache.tags import MARKETS
 
 names = st.lists(st.sampled_from(["a", "b", "c", "none", "other", "a"]), max_size=5)
@@ -23,7 +25,7 @@ def test_no_two_numbers_share_a_cell_and_none_is_wasted(
     market: list[str], competition: list[str], route: list[str], code: list[str]
 ) -> None:
     layout = Layout({"market": market, "competition": competition, "route": route, "code": code})
-    counts: list[int] = []
+    counts = [layout.thinned]
     sums: list[int] = []
     gauges: list[int] = []
     for series in (*layout.series.values(), *layout.by_hand.values()):
@@ -92,6 +94,12 @@ def test_configured_domains_overflow_into_other_and_fixed_ones_refuse() -> None:
         layout.find("smartcache_governor_mode", {"mode": "normal"})
     with pytest.raises(KeyError, match="no metric 'smartcache_nonsense'"):
         layout.find("smartcache_nonsense", {})
+
+
+@pytest.mark.parametrize("value", ["\udcff", "two\nlines", 7])
+def test_a_label_value_that_no_page_can_show_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="the values of competition must be printable texts, got "):
+        CacheMetrics(None, {"competition": [value]}).snapshot()
 
 
 def test_what_can_be_added_by_hand_is_counted_under_the_statistics_own_labels() -> None:

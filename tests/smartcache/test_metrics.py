@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import math
 import os
 import random
@@ -14,9 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from exporter.files import MetricsFiles
 from smartcache import CacheConfig, SmartCache
 from smartcache.catalogue import CATEGORIES, FAMILIES, FAMILY, GOVERNOR_MODES, STATISTIC, STATISTICS, STRATEGIES
 from smartcache.layout import OUTCOME
@@ -398,18 +402,18 @@ def test_other_names_cannot_be_incremented(name: str) -> None:
         CacheMetrics().increment(name)
 
 
-@pytest.mark.parametrize("value", [-1, 1.5, True, "1", None])
+@pytest.mark.parametrize("value", [-1, 1.5, True, "1", None, 2**33])
 def test_counts_grow_by_whole_numbers(value: object) -> None:
     metrics = CacheMetrics()
-    with pytest.raises(ValueError, match=r"cache_miss can only grow, by a whole number; got "):
+    with pytest.raises(ValueError, match=r"cache_miss can only grow, by a whole number of at most 2\*\*32; got "):
         metrics.increment("cache_miss", value)  # type: ignore[arg-type]
     assert metrics.get_stats()["cache_miss"] == 0
 
 
-@pytest.mark.parametrize("milliseconds", [-0.1, math.inf, math.nan])
-def test_latencies_are_finite_and_not_negative(milliseconds: float) -> None:
+@pytest.mark.parametrize("milliseconds", [-0.1, math.inf, math.nan, 1e300])
+def test_latencies_are_within_reason(milliseconds: float) -> None:
     metrics = CacheMetrics()
-    with pytest.raises(ValueError, match="a latency is a finite number of milliseconds of at least 0, got "):
+    with pytest.raises(ValueError, match=r"a latency is a number of milliseconds from 0 to 2\*\*32, got "):
         metrics.record_latency(milliseconds)
     assert metrics.get_stats()["total_requests"] == 0
 
@@ -421,6 +425,56 @@ def test_a_latency_by_hand_keeps_the_laws() -> None:
     stats = metrics.get_stats()
     assert (stats["total_requests"], stats["strategy_compute"], stats["cache_miss"]) == (2, 2, 2)
     assert (stats["avg_latency_ms"], stats["max_latency_ms"], stats["min_latency_ms"]) == (125, 250, 0)
+
+
+def test_a_request_under_way_shows_no_extreme_that_is_none() -> None:
+    metrics = CacheMetrics(clock=AtZero())
+    seen = []
+
+    def look(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_name != "_widen":
+            return None
+        seen.append((metrics.snapshot().slowest, metrics.snapshot().fastest))
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        request(metrics, "absent", 0.25)
+    finally:
+        sys.settrace(before)
+    assert set(seen) == {(None, None), (0.25, 0.25)}
+
+
+def test_a_file_says_the_sampling_rate_from_the_first_reading_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, seen = MetricsFiles(tmp_path), []
+    rename = Path.rename
+
+    def rename_and_read(self: Path, target: Path) -> Path:
+        path = rename(self, target)
+        seen.append(files.read().snapshot.samples["smartcache_latency_sampling_ratio"][()])
+        return path
+
+    monkeypatch.setattr(Path, "rename", rename_and_read)
+    metrics = CacheMetrics(tmp_path)
+    assert metrics.path
+    assert seen == [1.0]
+
+
+def test_a_recorder_that_nobody_has_any_more_is_an_ended_process(tmp_path: Path) -> None:
+    gc.collect()  # what other tests left
+    open_before = len([*Path("/dev/fd").iterdir()])
+    counter = CacheMetrics(tmp_path).counter("smartcache_bus_gaps_total")
+    (path,) = tmp_path.glob(f"*{SUFFIX}")
+    gc.collect()
+    counter.add()
+    assert is_alive(path), "its handle is in use"
+    del counter
+    gc.collect()
+    assert not is_alive(path)
+    assert len([*Path("/dev/fd").iterdir()]) == open_before
 
 
 # -- sampling and resets ---------------------------------------------------------------------------------------------

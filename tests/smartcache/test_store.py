@@ -68,6 +68,37 @@ async def test_a_value_computed_in_one_process_is_found_by_another(make_cache: A
     assert again.value == {"run": 1}
 
 
+async def test_a_request_that_shares_another_process_compute_is_told_and_a_refresh_that_does_is_none(
+    make_cache: Any, model: Model
+) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(one, other)
+
+    def shared(cache: SmartCacheEnhanced) -> Any:
+        return cache.metrics.snapshot().samples["smartcache_coalesced_requests_total"][()]
+
+    async def both() -> Any:
+        model.gate = asyncio.Event()
+        runs = model.runs
+        first = asyncio.create_task(one.get_with_intelligence(KEY, model, context()))
+        await eventually(lambda: model.runs == runs + 1)
+        second = asyncio.create_task(other.get_with_intelligence(KEY, model, context()))
+        await asyncio.sleep(0.2)  # it waits for the lease
+        model.gate.set()
+        return await asyncio.gather(first, second)
+
+    assert [result.coalesced for result in await both()] == [False, True]
+    assert (shared(one), shared(other)) == (0, 1)
+    for cache in (one, other):
+        entry = cache._holdings.get(KEY)
+        assert entry
+        entry.born -= 1000  # stale
+    assert [result.strategy for result in await both()] == ["serve_stale", "serve_stale"]
+    await eventually(lambda: other.metrics.get_stats()["swr_background_success"] == 1)
+    assert model.runs == 2
+    assert (shared(one), shared(other)) == (0, 1)
+
+
 async def test_the_key_stands_in_the_store_under_its_own_name_with_a_lifetime(
     make_cache: Any, model: Model, raw: redis.Redis
 ) -> None:

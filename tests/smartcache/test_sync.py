@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from exporter.files import MetricsFiles
 from smartcache import (
     CacheConfig,
     ComputeCancelledError,
@@ -727,6 +728,15 @@ def test_close_leaves_no_thread_and_the_next_use_starts_anew(
         sync.close()
         assert threads_of_ours() == before
         runs.clear()
+
+
+def test_what_is_asked_after_close_is_exported_too(tmp_path: Path) -> None:
+    sync, files = SyncCache(CacheConfig(metrics_dir=str(tmp_path))), MetricsFiles(tmp_path)
+    for key in ("a", "b", "b"):
+        sync.get_or_load(key, lambda: 1)
+        sync.close()
+        files.fold()
+    assert sum(files.read().snapshot.samples["smartcache_requests_total"].values()) == 3
 
 
 def test_close_lets_go_of_those_who_wait(sync: SyncCache, model: Model, crowd: ThreadPoolExecutor) -> None:

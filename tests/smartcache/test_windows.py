@@ -42,6 +42,17 @@ def test_hours_begin_on_the_hour_and_days_at_midnight_utc() -> None:
     assert list(windows.describe()) == list(CATEGORIES)
 
 
+def test_a_clock_that_was_far_ahead_and_is_put_right_stops_no_reset() -> None:
+    windows = Windows()
+    windows.schedule("performance", "hourly", at("2035-01-01 10:30"))
+    assert not windows.is_due(at("2025-11-23 22:30"))
+    assert windows.due == at("2025-11-23 23:00")
+    assert windows.is_due(at("2025-11-23 23:00"))
+    assert windows.turn(at("2025-11-23 23:00"), totals(NOTHING)) == ["performance"]
+    assert windows.describe()["performance"]["since"] == "2025-11-23T23:00:00+00:00"
+    assert not Windows().is_due(at("2025-11-23 23:00"))
+
+
 def test_what_cannot_be_scheduled_is_named() -> None:
     with pytest.raises(ValueError, match="unknown category 'latency'; the categories are base_cache"):
         Windows().schedule("latency", "hourly", 0.0)
