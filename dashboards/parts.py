@@ -368,10 +368,14 @@ def exporter() -> list[Panel]:
             [Target(promql.gauge("smartcache_exporter_scrape_duration_seconds"), "Collecting", tone.NEUTRAL)],
             no_value=tone.NO_DATA,
         ),
-        bars(
+        graph(
             "Exporter errors",
-            told("smartcache_exporter_scrape_errors_total"),
-            [Target(promql.count("smartcache_exporter_scrape_errors_total"), "Parts not collected", tone.BAD)],
+            told("smartcache_exporter_scrape_errors"),
+            "short",
+            [Target(promql.gauge("smartcache_exporter_scrape_errors"), "Parts not collected", tone.BAD)],
+            decimals=0,
+            ceiling=4,
+            no_value=tone.NO_DATA,
         ),
         bars(
             "Watchers' failures",

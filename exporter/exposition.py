@@ -69,7 +69,7 @@ class CacheCollector(Collector):
         yield own("smartcache_processes", {(state,): count for state, count in reading.states.items()})
         yield own("smartcache_build_info", {(_version(), platform.python_version()): 1})
         yield own("smartcache_exporter_up", {(): reading.errors == 0})
-        yield own("smartcache_exporter_scrape_errors_total", {(): reading.errors_total})
+        yield own("smartcache_exporter_scrape_errors", {(): reading.errors})
         yield own("smartcache_exporter_scrape_duration_seconds", {(): time.perf_counter() - began})
 
     def _make(self, family: Family, samples: Mapping[tuple[str, ...], Any], exemplars: Exemplars = _NONE) -> Metric:

@@ -41,7 +41,6 @@ class Reading(NamedTuple):
         complete: whether every part is counted, if only with what it last said; otherwise the counters and histograms
             may be less than they were once.
         errors: parts that could not be read this time.
-        errors_total: the same, since this reader began.
         exemplars: of all processes, living or dead, the newest; one that was read once stays until a newer one comes.
         baseline: by category, what its statistics count from.
         windows: since when they do.
@@ -51,7 +50,6 @@ class Reading(NamedTuple):
     states: Mapping[State, int]
     complete: bool
     errors: int
-    errors_total: int
     exemplars: Exemplars
     baseline: Mapping[str, Totals]
     windows: Mapping[str, Window]
@@ -84,7 +82,6 @@ class MetricsFiles:
         self._ended_signature: tuple[int, ...] = ()
         self._lost: list[Samples] = []
         self._listed = False
-        self._errors_total = 0
         self._troubles: dict[str, str] = {}
         self._exemplars: Exemplars = {}
         self._lock = threading.Lock()
@@ -97,7 +94,6 @@ class MetricsFiles:
             states = {name: self._read(file) for name, file in self._files.items()}
             errors += [*states.values()].count("unreadable")
             errors += self._read_ended(gone=[name for name, state in states.items() if state is None])
-            self._errors_total += errors
             parts = [*self._lost, *shares(self._files.values(), self._clock.monotonic())]
             count: dict[State, int] = {"live": 0, "dead": 0, "unreadable": 0}
             complete = self._listed and (self._ended is not None or ended.NAME not in self._troubles)
@@ -120,7 +116,6 @@ class MetricsFiles:
                 count,
                 complete,
                 errors,
-                self._errors_total,
                 self._exemplars,
                 dict(self.windows.baseline),
                 self.windows.describe(),

@@ -343,8 +343,9 @@ FAMILIES: Final[tuple[Family, ...]] = (
            "At 0 some numbers stand still or are missing.", "figure", by_exporter=True),
     Family("smartcache_exporter_scrape_duration_seconds", "gauge", "exporter", "Time taken to collect this page.",
            "Near the time-out of a scrape, pages are lost.", "value", unit="seconds", by_exporter=True),
-    Family("smartcache_exporter_scrape_errors_total", "counter", "exporter",
-           "Parts of pages that could not be collected.", "The exporter's log says which.", "events",
+    # A gauge, since each exporter of a folder has a count of its own and Prometheus may ask any of them.
+    Family("smartcache_exporter_scrape_errors", "gauge", "exporter",
+           "Parts of this page that could not be collected.", "The exporter's log says which.", "value",
            by_exporter=True),
 )  # fmt: skip
 

@@ -97,7 +97,6 @@ class Scraper:
         self._registry = CollectorRegistry()
         self._files = MetricsFiles(self._directory)
         self._registry.register(CacheCollector(self._files))
-        self._counters.pop(("smartcache_exporter_scrape_errors_total", ()), None)  # the exporter's own, it begins anew
 
     def fold(self) -> None:
         """What an exporter does after a page."""

@@ -200,7 +200,7 @@ async def test_health_and_landing_page_answer_without_reading_a_file(client: htt
     assert landing.headers["content-type"] == "text/html; charset=utf-8"
     for path in ("metrics", "api/v1/cache/metrics", "api/v1/cache/stats", "healthz"):
         assert f'href="{path}"' in landing.text
-    assert "smartcache_exporter_scrape_errors_total 1.0" in (await client.get("/metrics")).text
+    assert "smartcache_exporter_scrape_errors 1.0" in (await client.get("/metrics")).text
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/api/v1/cache/metrics", "/api/v1/cache/stats", "/healthz", "/"])
