@@ -129,6 +129,7 @@ class CacheMetrics:
     layout: Layout
     _close_file: weakref.finalize[..., CacheMetrics] | None
     _path: Path | None
+    _inode: int
     _ints: memoryview[int]
     _floats: memoryview[float]
     _decoder: Decoder
@@ -143,7 +144,7 @@ class CacheMetrics:
         self._directory = directory
         self._clock: Clock = clock or SystemClock()
         self._domains = domains
-        self._recorder = Recorder(self._turn_windows)
+        self._recorder = Recorder(self._on_time)
         self._windows = Windows()
         self._handles: dict[tuple[str, tuple[str, ...]], _Handle] = {}
         _instances.add(self)
@@ -288,6 +289,10 @@ class CacheMetrics:
         self._windows.schedule(category, period, self._clock.time())
         self._set_alarm()
 
+    def _on_time(self) -> None:
+        self._keep_file()
+        self._turn_windows()
+
     def _turn_windows(self) -> None:
         """Do the scheduled resets that are due."""
         now = self._clock.time()
@@ -336,18 +341,17 @@ class CacheMetrics:
         directory = os.environ.get("SMARTCACHE_METRICS_DIR") if self._directory == "" else self._directory
         self._close_file = None
         self._path = None
+        self._inode = 0
         domains = self._domains() if callable(self._domains) else self._domains
         self.layout = Layout({"market": MARKETS, **(domains or {})})
         memory = memoryview(bytearray(8 * self.layout.cells))
         if directory:
             try:
-                memory = self._map(Path(directory))
+                memory = self._map(Path(directory, new_name()))
             except OSError as error:
-                warnings.warn(
+                _warn(
                     f"metrics stay in this process: no file can be made in {str(directory)!r} ({error}). "
-                    "Set SMARTCACHE_METRICS_DIR to a folder this process can write to",
-                    RuntimeWarning,
-                    stacklevel=4,
+                    "Set SMARTCACHE_METRICS_DIR to a folder this process can write to"
                 )
         self._ints = memory.cast("q")
         self._floats = memory.cast("d")
@@ -367,12 +371,52 @@ class CacheMetrics:
         memory.cast("q")[self.layout.thinned] = self._recorder.rate < 1
         memory.cast("d")[self.layout.series["smartcache_latency_sampling_ratio", ()].cell] = self._recorder.rate
 
-    def _map(self, directory: Path) -> memoryview:
+    def _keep_file(self) -> None:
+        """Make the file anew if somebody took it away.
+
+        All that was counted is in the new one, under the same name, so whoever read the first finds no count that is
+        less. What another thread is counting at this very moment may be lost.
+        """
+        with _opening:
+            if self._path is None or self._close_file is None or not self._close_file.alive:
+                return
+            try:
+                if self._path.stat().st_ino == self._inode:
+                    return
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError:
+                return  # it cannot be told
+            close, old, counts = self._close_file, (self._ints, self._floats), self.layout.counts
+            content = self._ints.tobytes()
+            try:
+                memory = self._map(self._path, content)
+            except OSError as error:
+                _warn(f"the metrics file {str(self._path)!r} was taken away and cannot be made anew ({error})")
+                return
+            _warn(f"the metrics file {str(self._path)!r} was taken away, and was made anew with all that it held")
+            self._ints, self._floats = memory.cast("q"), memory.cast("d")
+            self._recorder.bind(self._ints, self._floats, self.layout, self._clock.monotonic())
+            for handle in [*self._handles.values()]:
+                handle.rebind()
+            # What other threads counted between the copy and now.
+            ints, floats = memoryview(content).cast("q"), memoryview(content).cast("d")
+            for cell in range(counts):
+                self._ints[cell] += old[0][cell] - ints[cell]
+            for cell in range(counts, self.layout.sums):
+                self._floats[cell] += old[1][cell] - floats[cell]
+            close()
+
+    def _map(self, path: Path, content: bytes = b"") -> memoryview:
+        """A new file with these cells, by default with none counted; it is complete when it appears.
+
+        Raises:
+            OSError: it cannot be made, or there is no room for it.
+        """
         header = pack_header(self.layout.describe())
         start = cells_start(header)
         size = start + 8 * self.layout.cells
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / new_name()
+        path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".new")
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
@@ -386,7 +430,9 @@ class CacheMetrics:
             # and the lock must end with `close`, and with the parent though a forked child has yet to drop the map.
             with unfinished.open("r+b") as file:
                 memory = memoryview(mmap.mmap(file.fileno(), size))[start:]
+            memory[: len(content)] = content
             self._tell_sampling(memory)
+            inode = os.fstat(fd).st_ino
             unfinished.rename(path)
         except OSError:
             os.close(fd)
@@ -396,6 +442,7 @@ class CacheMetrics:
         self._close_file = weakref.finalize(self, os.close, fd)
         self._close_file.atexit = False
         self._path = path
+        self._inode = inode
         return memory
 
     def _handle(self, name: str, labels: Mapping[str, str], make: type[_H]) -> _H:
@@ -426,7 +473,11 @@ class CacheMetrics:
             handle.rebind()
 
 
-_OPENED: Final = frozenset({"layout", "_close_file", "_path", "_ints", "_floats", "_decoder", "_increments"})
+def _warn(what: str) -> None:
+    warnings.warn(what, RuntimeWarning, stacklevel=5)
+
+
+_OPENED: Final = frozenset({"layout", "_close_file", "_path", "_inode", "_ints", "_floats", "_decoder", "_increments"})
 _instances: weakref.WeakSet[CacheMetrics] = weakref.WeakSet()
 #: Held while a memory is made, so that threads share one, and across a fork, so that no child sees half of one.
 _opening: Final = threading.RLock()

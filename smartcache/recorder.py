@@ -35,7 +35,7 @@ class Recorder:
     bucket and sum, the age at serve. :mod:`smartcache.layout` says why the histogram's count is right even then.
 
     Args:
-        on_alarm: called before the first request at or after :meth:`set_alarm` counts.
+        on_time: called before a request counts that is the first in its slot of the minute, or since :meth:`set_alarm`.
 
     Attributes:
         rate: share of requests that the latency histogram counts.
@@ -44,12 +44,12 @@ class Recorder:
     """
 
     __slots__ = (
-        "_alarm", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_on_alarm",
+        "_alarm", "_floats", "_fresh_total", "_high", "_hits", "_ints", "_latency", "_layout", "_low", "_on_time",
         "_owed", "_owed_hits", "_slot", "_slot_end", "_until", "fastest", "rate", "slowest",
     )  # fmt: skip
 
-    def __init__(self, on_alarm: Callable[[], None]) -> None:
-        self._on_alarm: Final = on_alarm
+    def __init__(self, on_time: Callable[[], None]) -> None:
+        self._on_time: Final = on_time
         self._alarm = _INFINITY
         self._slot_end = self._until = 0.0
         self._latency: list[tuple[int, int, int]] = []
@@ -168,8 +168,7 @@ class Recorder:
     def _widen(self, seconds: float, now: float) -> None:
         """Take a request's duration into the extremes, and let only one beyond them come here again."""
         if now >= self._until:
-            if now >= self._alarm:
-                self._on_alarm()
+            self._on_time()
             self._open_slot(now)
         # No call from here on, so no thread comes between.
         floats, slot = self._floats, self._slot

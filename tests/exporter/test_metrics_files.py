@@ -30,6 +30,7 @@ from smartcache.catalogue import FAMILY, STRATEGIES, VIX_STATUSES, ZONES
 from smartcache.layout import OUTCOME, OUTCOMES
 from smartcache.metrics import CacheMetrics
 from smartcache.metrics_file import MAGIC, cells_start, new_name, parse_header
+from smartcache.testing import VirtualClock
 
 
 def states(page: Page) -> tuple[float, float, float]:
@@ -198,6 +199,69 @@ def test_a_spoilt_file_counts_with_what_it_last_said(
     assert summed(page, "smartcache_requests_total") == 7
     assert value(page, "smartcache_exporter_up") == 1
     assert value(page, "smartcache_exporter_scrape_errors") == 0
+
+
+@pytest.mark.parametrize("how", ["the file", "the folder", "another in its place"])
+def test_a_file_that_is_taken_away_comes_back_with_all_it_held(tmp_path: Path, how: str) -> None:
+    folder, clock = tmp_path / "metrics", VirtualClock()
+    scraper, metrics = Scraper(folder_made(folder)), CacheMetrics(folder, clock=clock)
+    computes, cells = metrics.counter("smartcache_computes_total", outcome="success"), metrics.layout.cells_of("absent")
+
+    def record(times: int) -> None:
+        for _ in range(times):
+            metrics.recorder.request(cells, STRATEGIES.index("compute"), 0.25, clock.monotonic())
+        computes.add(times)
+
+    record(3)
+    path = metrics.path
+    assert path is not None
+    assert summed(scraper.scrape(), "smartcache_requests_total") == 3
+    if how == "the folder":
+        shutil.rmtree(folder)
+    else:
+        path.unlink()
+    if how == "another in its place":
+        path.write_bytes(b"garbage")
+    record(4)
+    clock.advance(5)
+    with pytest.warns(RuntimeWarning, match="was taken away, and was made anew with all that it held"):
+        record(1)
+    record(2)
+    for reader in (scraper, Scraper(folder)):
+        page = reader.scrape()
+        assert states(page) == (1, 0, 0)
+        for family in ("smartcache_requests_total", "smartcache_request_duration_seconds_count"):
+            assert summed(page, family) == 10, family
+        assert value(page, "smartcache_computes_total", outcome="success") == 10
+        assert summed(page, "smartcache_request_duration_seconds_sum") == 2.5
+    metrics.close()
+    assert states(scraper.scrape()) == (0, 1, 0)
+    path.unlink()
+    clock.advance(5)
+    record(1)
+    assert not path.exists(), "a recorder that was closed leaves it"
+
+
+def test_a_file_that_cannot_be_made_anew_costs_a_warning(tmp_path: Path) -> None:
+    folder, clock = tmp_path / "metrics", VirtualClock()
+    metrics = CacheMetrics(folder_made(folder), clock=clock)
+    metrics.record_latency(1)
+    shutil.rmtree(folder)
+    folder.touch()
+    clock.advance(5)
+    with pytest.warns(RuntimeWarning, match="was taken away and cannot be made anew"):
+        metrics.record_latency(1)
+    assert metrics.get_stats()["total_requests"] == 2
+    folder.unlink()
+    clock.advance(5)
+    with pytest.warns(RuntimeWarning, match="was made anew"):
+        metrics.record_latency(1)
+    assert summed(Scraper(folder).scrape(), "smartcache_requests_total") == 3
+
+
+def folder_made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize("how", WAYS)
