@@ -79,6 +79,48 @@ def test_no_secret_comes_out_whichever_way_it_goes_in(lines: Any) -> None:
     assert (found[4]["password"], found[5]["token"]) == ("***", "***")
 
 
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("nothing to show")
+
+
+def nested(depth: int) -> list[Any]:
+    outer: list[Any] = []
+    for _ in range(depth):
+        outer = [outer]
+    return outer
+
+
+def test_whatever_is_logged_makes_one_object_and_neither_raises_nor_shows_a_secret(
+    lines: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()  # without pytest's own handlers, which cannot show what is odd
+    ours = [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]
+    monkeypatch.setattr(root, "handlers", ours)
+    plain = logging.getLogger("application")
+    log = structlog.wrap_logger(plain, [*logs._CHAIN, structlog.stdlib.ProcessorFormatter.wrap_for_formatter])
+    itself: dict[str, Any] = {}
+    itself["self"] = itself
+    odd = (
+        float("nan"), {"rate": float("inf")}, {1: 2, "a": 3}, {None: 1, ("a", 1): 2, b"password": SECRET}, itself,
+        nested(100_000), Unshowable(), 10**5000, [("x-api-key", SECRET), (b"cookie", SECRET.encode())],
+    )  # fmt: skip
+    for value in odd:
+        log.warning("odd", value=value)
+    plain.warning("%d", {"password": SECRET})
+    plain.warning("no place for", f"redis://:{SECRET}@store")
+    log.warning({"password": SECRET})
+    found = lines()  # refused by json are only texts that are no JSON at all
+    assert len(found) == len(odd) + 3
+    assert not [constant for constant in ("NaN", "Infinity") if constant in json.dumps(found)]
+    assert SECRET not in json.dumps(found)
+    assert capsys.readouterr().err == "", "logging showed its own error, and with it what was logged"
+    assert found[3]["value"] == {"None": 1, "('a', 1)": 2, "b'password'": "***"}
+    assert found[8]["value"] == [["x-api-key", "***"], ["b'cookie'", "***"]]
+    assert (found[9]["level"], found[9]["logger"]) == ("warning", "application")
+    assert found[9]["event"].startswith("what was logged in test_logs.py:")
+
+
 def test_set_up_takes_over_the_loggers_of_the_server() -> None:
     program = """if True:
     import logging, warnings
