@@ -36,7 +36,7 @@ from smartcache.standing import Standing
 from smartcache.store import Bus, Handlers, Store, StoreUnavailableError, Tick
 from smartcache.tags import EventType, TagManager
 from smartcache.tally import Tally
-from smartcache.tracing import Tracer
+from smartcache.tracing import Tracer, current
 from smartcache.volatility import CELLS, NORMAL, PANIC, Governor, Volatility, VolatilityLimits
 from smartcache.warming import Progress, Wanted, Warmed, warm_all
 
@@ -583,7 +583,7 @@ class SmartCache:
         tracer = self.tracer
         if tracer is not None:
             left = tracer.goes_by = tracer.goes_by - 1  # here, since a call would cost more than all the rest
-            if left < 0 or end - start >= tracer.tells_from:
+            if left < 0 or end - start >= tracer.tells_from or (tracer.recording and current.get().sampled):
                 tracer.hit(entry.key, standing.zone, age, start, end)
         return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
