@@ -10,6 +10,7 @@ import json
 import logging
 import logging.config
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -74,8 +75,14 @@ def json_formatter() -> logging.Formatter:
 
 
 def trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Name the trace and the span in which the line is written."""
+    """Name the trace and the span in which the line is written, one of the application's own too."""
     span = current.get()
+    if (otel := sys.modules.get("opentelemetry.trace")) is not None:
+        context = otel.get_current_span().get_span_context()
+        if context.trace_flags.sampled:
+            event["trace_id"] = otel.format_trace_id(context.trace_id)
+            event["span_id"] = otel.format_span_id(context.span_id)
+            return event
     if span.sampled:
         event["trace_id"], event["span_id"] = span.trace_id, span.span_id
     return event

@@ -132,11 +132,11 @@ def _sampled(traceparent: bytes) -> bool | None:
 
 
 def _asked(scope: Scope) -> dict[str, Any]:
-    method = scope["method"]
+    method, raw_path = scope["method"], scope.get("raw_path")
     about: dict[str, Any] = {
         HTTP_REQUEST_METHOD: method if method in _METHODS else "_OTHER",
         URL_SCHEME: scope.get("scheme", "http"),
-        URL_PATH: redact(scope["path"]),
+        URL_PATH: redact(raw_path.decode("latin-1") if raw_path else scope["path"]),
         NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
     }
     if method not in _METHODS:
@@ -148,7 +148,7 @@ def _asked(scope: Scope) -> dict[str, Any]:
     if server := scope.get("server"):
         about[SERVER_ADDRESS] = server[0]
         if server[1] is not None:
-            about[SERVER_PORT] = server[1]
+            about[SERVER_PORT] = int(server[1])  # granian says it in digits
     return about
 
 

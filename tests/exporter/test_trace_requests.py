@@ -110,6 +110,25 @@ async def test_a_request_is_described_and_holds_what_the_cache_did(served: Any) 
     assert arrived.one("smartcache.compute").parent_id == below[0].span_id
 
 
+async def test_paths_stand_as_they_were_asked_for_and_ports_are_numbers(served: Any) -> None:
+    """As granian has them, which gives the port in digits."""
+    one = served()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/a/b c", "raw_path": b"/a%2Fb%20c", "headers": [],
+        "query_string": b"", "server": ("127.0.0.1", "8000"),
+    }  # fmt: skip
+    await one.app(scope, receive, send)
+    (span,) = one.arrived().spans
+    assert (span.attributes["url.path"], span.attributes["server.port"]) == ("/a%2Fb%20c", 8000)
+
+
 async def test_the_route_of_a_mounted_app_has_its_prefix(served: Any) -> None:
     one = served()
     await one.ask("/v1/thing/k")
