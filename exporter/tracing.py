@@ -235,17 +235,16 @@ class Tracing:
         self._ratio = ratio
         self._log_of_rest = math.log1p(-ratio) if 0 < ratio < 1 else 0.0
         self._follows = follows
-        self._slow_after = slow_after
         self._limit = _Limit(slow_per_second, monotonic)
         self._rng = rng
         self._root = Recorded(self, None)
-        self.recording = 0
+        self._recording = 0
         self._longest = SpanLimits().max_span_attribute_length
         self._lock = threading.Lock()
         #: Requests that go by before one is recorded; of hits of which nobody has decided, ``goes_by``.
         self._left = self._gap()
         self.goes_by = self._gap()
-        self.tells_from = slow_after
+        self.slow_after = self.asks_from = slow_after
 
     # -- what the engine tells ---------------------------------------------------------------------------------------
 
@@ -257,7 +256,7 @@ class Tracing:
             if here is UNDECIDED:
                 here = self._decide()
         if late := not here.sampled:
-            if end - start < self._slow_after or not self._limit.allows():
+            if end - start < self.slow_after or not self._limit.allows():
                 return
             here = self._root
         attributes: dict[str, str | float] = {
@@ -297,7 +296,7 @@ class Tracing:
             # The very duration that the metrics have, so that an exemplar stands in the bucket that counted it.
             span.otel.end(asked.began + _nanoseconds(end - start))
             return
-        why = "panic" if request.outcome == _PANIC else "slow" if end - start >= self._slow_after else None
+        why = "panic" if request.outcome == _PANIC else "slow" if end - start >= self.slow_after else None
         if why is not None and self._limit.allows():
             attributes = {"smartcache.key": request.key, **_about(request, result), "smartcache.sampled_for": why}
             self.write(REQUEST, None, end - start, attributes, error=error)
@@ -381,7 +380,8 @@ class Tracing:
     def record(self, more: int) -> None:
         """So many more requests and parts of requests are being recorded."""
         with self._lock:
-            self.recording += more
+            self._recording += more
+            self.asks_from = 0.0 if self._recording else self.slow_after
 
     def write(
         self,

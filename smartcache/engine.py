@@ -583,8 +583,10 @@ class SmartCache:
         tracer = self.tracer
         if tracer is not None:
             left = tracer.goes_by = tracer.goes_by - 1  # here, since a call would cost more than all the rest
-            if left < 0 or end - start >= tracer.tells_from or (tracer.recording and current.get().sampled):
-                tracer.hit(entry.key, standing.zone, age, start, end)
+            if left < 0 or end - start >= tracer.asks_from:  # noqa: SIM102 - all that most hits come to
+                # While something is recorded, most hits are no part of it.
+                if left < 0 or end - start >= tracer.slow_after or current.get().sampled:
+                    tracer.hit(entry.key, standing.zone, age, start, end)
         return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
     def _trusts_memory(self, entry: Entry, now: float) -> bool:

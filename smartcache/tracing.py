@@ -77,13 +77,13 @@ class Tracer(Protocol):
 
     Attributes:
         goes_by: how many hits go by before one is told; the engine counts it down.
-        tells_from: a hit that took so many seconds is told too.
-        recording: how much is being recorded; while it is not 0, a hit may be a part of that, and is told if it is.
+        slow_after: a hit that took so many seconds is told too.
+        asks_from: the same, but 0 while a request is recorded, since a hit may be a part of it: one that is, is told.
     """
 
     goes_by: float
-    tells_from: float
-    recording: int
+    slow_after: float
+    asks_from: float
 
     def hit(self, key: str, zone: str | None, age: float, start: float, end: float) -> None:
         """A value that was fresh in memory has been served; what most requests do, and few of them tell.
