@@ -6,8 +6,11 @@ authorization headers and tokens are taken out of every text, and what goes by a
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
+import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -44,9 +47,23 @@ def set_up_logs() -> None:
     )
 
 
+class JsonFormatter(ProcessorFormatter):
+    """Turns every record into a line, one whose content cannot be shown too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; it never raises, since logging would show the arguments as they are, or the caller fail."""
+        try:
+            return super().format(record)
+        except Exception as error:
+            told = {"level": record.levelname.lower(), "logger": record.name, "error": type(error).__name__}
+            return json.dumps(
+                {**told, "event": f"what was logged in {record.filename}:{record.lineno} cannot be shown"}
+            )
+
+
 def json_formatter() -> logging.Formatter:
     """What turns a record into a line."""
-    return ProcessorFormatter(
+    return JsonFormatter(
         foreign_pre_chain=_CHAIN,
         processors=[
             ProcessorFormatter.remove_processors_meta,
@@ -58,8 +75,14 @@ def json_formatter() -> logging.Formatter:
 
 
 def trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Name the trace and the span in which the line is written."""
+    """Name the trace and the span in which the line is written, one of the application's own too."""
     span = current.get()
+    if (otel := sys.modules.get("opentelemetry.trace")) is not None:
+        context = otel.get_current_span().get_span_context()
+        if context.trace_flags.sampled:
+            event["trace_id"] = otel.format_trace_id(context.trace_id)
+            event["span_id"] = otel.format_span_id(context.span_id)
+            return event
     if span.sampled:
         event["trace_id"], event["span_id"] = span.trace_id, span.span_id
     return event
@@ -67,20 +90,36 @@ def trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def redact_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Take every secret out of a line, however deep it lies."""
-    return {name: REDACTED if is_secret(name) else _redacted(value) for name, value in event.items()}
+    return {name: _redacted(value, name) for name, value in event.items()}
 
 
-def _redacted(value: Any) -> Any:
+def _redacted(value: Any, name: str = "", depth: int = 0) -> Any:
+    """What JSON can carry of a value, without a secret."""
+    if is_secret(name):
+        return REDACTED
     if isinstance(value, str):
         return redact(value)
-    if isinstance(value, Mapping):
-        return {name: REDACTED if is_secret(str(name)) else _redacted(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_redacted(inner) for inner in value]
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    return redact(repr(value))
+    if isinstance(value, int) and value.bit_length() <= _LONGEST_INTEGER:
+        return int(value)
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            return {redact(str(key)): _redacted(inner, str(key), depth + 1) for key, inner in value.items()}
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str | bytes):  # a header, say
+            return [_redacted(value[0], "", depth + 1), _redacted(value[1], str(value[0]), depth + 1)]
+        if isinstance(value, list | tuple | set | frozenset):
+            return [_redacted(inner, "", depth + 1) for inner in value]
+    try:
+        return redact(repr(value))
+    except Exception as error:
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
+
+#: Containers within containers that are shown piece by piece; one may hold itself.
+_DEEPEST: Final = 16
+#: In bits. Python refuses to write very long ones in decimal digits.
+_LONGEST_INTEGER: Final = 1024
 
 _CHAIN: Final[list[Processor]] = [
     structlog.contextvars.merge_contextvars,

@@ -22,6 +22,7 @@ __all__ = ["encode"]
 
 # Tags of opentelemetry/proto/trace/v1/trace.proto: the field's number and how its value is written.
 _IDS: Final = Struct("<2s16s2s8s")  # trace_id 1, span_id 2
+_TRACE_STATE: Final = b"\x1a"  # trace_state 3
 _PARENT: Final = b"\x22\x08"  # parent_span_id 4
 _NAME: Final = b"\x2a"  # name 5
 _KIND: Final = b"\x30"  # kind 6
@@ -55,6 +56,8 @@ def encode(spans: Sequence[ReadableSpan]) -> bytes:
 def _span(span: Told) -> bytes:
     own, parent = span.own, span.parent
     parts = [_IDS.pack(b"\x0a\x10", own.trace_id.to_bytes(16), b"\x12\x08", own.span_id.to_bytes(8))]
+    if span.own.trace_state:
+        parts.append(_text(_TRACE_STATE, span.own.trace_state.to_header()))
     flags = _KNOWN
     if parent is not None:
         parts += _PARENT, parent.span_id.to_bytes(8)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.semconv.attributes.client_attributes import CLIENT_ADDRESS
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -21,6 +22,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.attributes.url_attributes import URL_PATH, URL_QUERY, URL_SCHEME
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exporter.tracing import Tracing, drawn
@@ -31,7 +33,7 @@ __all__ = ["TraceRequests"]
 
 _METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 _TRACEPARENT: Final = re.compile(
-    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?:-|$)"
+    rb"(?P<version>[0-9a-f]{2})-(?P<trace>[0-9a-f]{32})-(?P<parent>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?:-|\Z)"
 )
 
 
@@ -63,22 +65,26 @@ class TraceRequests:
         if self._tracing.draw() if sampled is None else sampled:
             await self._recorded(scope, receive, send, caller is not None)
             return
-        before = current.get()
-        current.set(UNSAMPLED)
+        before = current.set(UNSAMPLED)
         try:
             await self._app(scope, receive, send)
         finally:
-            current.set(before)
+            with suppress(ValueError):  # abandoned by its loop, it ends elsewhere
+                current.reset(before)
 
     async def _recorded(self, scope: Scope, receive: Receive, send: Send, called: bool) -> None:
-        context, outside = drawn(Context()), scope.get("root_path", "")
+        # Whatever else stands in the context stays; the parent is the caller's span, if any.
+        context = drawn(trace.set_span_in_context(trace.INVALID_SPAN))
+        as_it_came, started = dict(scope), False
         if called:
             context = self._propagator.extract(scope["headers"], context, _Headers())
         method = scope["method"] if scope["method"] in _METHODS else "HTTP"
         with self._tracing.span(method, SpanKind.SERVER, _asked(scope), context) as span:
 
             async def noted(message: Message) -> None:
+                nonlocal started
                 if message["type"] == "http.response.start":
+                    started = True
                     status = message["status"]
                     span.note({HTTP_RESPONSE_STATUS_CODE: status})
                     if status >= 500:
@@ -88,8 +94,12 @@ class TraceRequests:
 
             try:
                 await self._app(scope, receive, noted)
+            except Exception:
+                if not started:  # whoever stands around this answers so
+                    span.note({HTTP_RESPONSE_STATUS_CODE: 500})
+                raise
             finally:
-                if route := _route(scope, outside):
+                if route := _route(scope, as_it_came):
                     span.note({HTTP_ROUTE: route})
                     span.otel.update_name(f"{method} {route}")
 
@@ -110,17 +120,23 @@ class _Headers(Getter[list[tuple[bytes, bytes]]]):
 def _sampled(traceparent: bytes) -> bool | None:
     """What the caller decided (W3C Trace Context); None if it says nothing that can be read."""
     found = _TRACEPARENT.match(traceparent)
-    if found is None or found["version"] == b"ff" or not found["trace"].strip(b"0") or not found["parent"].strip(b"0"):
+    if (
+        found is None
+        or (found["version"] == b"00" and found.end() != len(traceparent))
+        or found["version"] == b"ff"
+        or not found["trace"].strip(b"0")
+        or not found["parent"].strip(b"0")
+    ):
         return None
     return bool(int(found["flags"], 16) & trace.TraceFlags.SAMPLED)
 
 
 def _asked(scope: Scope) -> dict[str, Any]:
-    method = scope["method"]
+    method, raw_path = scope["method"], scope.get("raw_path")
     about: dict[str, Any] = {
         HTTP_REQUEST_METHOD: method if method in _METHODS else "_OTHER",
         URL_SCHEME: scope.get("scheme", "http"),
-        URL_PATH: scope["path"],
+        URL_PATH: redact(raw_path.decode("latin-1") if raw_path else scope["path"]),
         NETWORK_PROTOCOL_VERSION: scope.get("http_version", "1.1"),
     }
     if method not in _METHODS:
@@ -132,14 +148,39 @@ def _asked(scope: Scope) -> dict[str, Any]:
     if server := scope.get("server"):
         about[SERVER_ADDRESS] = server[0]
         if server[1] is not None:
-            about[SERVER_PORT] = server[1]
+            about[SERVER_PORT] = int(server[1])  # granian says it in digits
     return about
 
 
-def _route(scope: Scope, outside: str) -> str | None:
-    """The template of the path, as Starlette and FastAPI leave it in the scope; None for an unknown path."""
-    path = getattr(scope.get("route"), "path", None)
-    if not isinstance(path, str):
-        return None
-    mounted_at: str = scope.get("root_path", "")[len(outside) :]
-    return mounted_at + path
+def _route(scope: Scope, as_it_came: Scope) -> str | None:
+    """The template of the path, of mounted apps and included routers too; None for an unknown path.
+
+    It is looked up once more: only the newest frameworks leave the route in the scope, and none leaves the mount's
+    template, but the path that matched it.
+
+    Args:
+        scope: as Starlette and FastAPI left it.
+        as_it_came: its copy from before.
+    """
+    template, routes = "", getattr(scope.get("router"), "routes", ())
+    while (found := _match(routes, as_it_came)) is not None:
+        route, changes = found
+        path: Any = getattr(route, "path", None)
+        if path is None:  # a router that FastAPI includes
+            chosen = scope.get("fastapi", {}).get("effective_route_context")
+            path = getattr(chosen, "path_format", "")
+        template += path
+        as_it_came.update(changes)
+        routes = getattr(route, "routes", ())
+    return template or None
+
+
+def _match(routes: Iterable[BaseRoute], scope: Scope) -> tuple[BaseRoute, Scope] | None:
+    partial = None
+    for route in routes or ():
+        match, changes = route.matches(scope)
+        if match is Match.FULL:
+            return route, changes
+        if match is Match.PARTIAL and partial is None:
+            partial = route, changes
+    return partial

@@ -18,14 +18,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
@@ -42,6 +42,7 @@ from smartcache.protocol import Change
 from smartcache.redaction import redact
 from smartcache.request import Request
 from smartcache.result import CacheResult
+from smartcache.store import StoreUnavailableError
 from smartcache.tracing import UNDECIDED, UNSAMPLED, Attributes, Kind, Span, current
 from smartcache.volatility import STATUS_NAMES
 
@@ -82,14 +83,19 @@ class DecidedSampler(Sampler):
     ) -> SamplingResult:
         """Whether a span that begins is recorded."""
         if contexts.get_value(_DRAWN, parent_context):
-            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
-        if current.get() is UNSAMPLED:
-            return SamplingResult(Decision.DROP)
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, _around(parent_context).trace_state)
+        if current.get() is UNSAMPLED and not _around(parent_context).trace_flags.sampled:
+            return SamplingResult(Decision.DROP, trace_state=_around(parent_context).trace_state)
         return self._others.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
 
     def get_description(self) -> str:
         """What it is, for the SDK."""
         return "DecidedSampler"
+
+
+def _around(context: Context | None) -> SpanContext:
+    """The span, valid or not, of which one that begins in a context is a part."""
+    return trace.get_current_span(context).get_span_context()
 
 
 class Recorded(Span):
@@ -153,8 +159,8 @@ class Recorded(Span):
         if self._otel is not None:
             told = {
                 EXCEPTION_TYPE: _type_of(error),
-                EXCEPTION_MESSAGE: redact(str(error)),
-                EXCEPTION_STACKTRACE: redact("".join(traceback.format_exception(error))),
+                EXCEPTION_MESSAGE: _text(str(error)),
+                EXCEPTION_STACKTRACE: _text("".join(traceback.format_exception(error))),
             }
             self._otel.add_event("exception", told)
 
@@ -229,16 +235,16 @@ class Tracing:
         self._ratio = ratio
         self._log_of_rest = math.log1p(-ratio) if 0 < ratio < 1 else 0.0
         self._follows = follows
-        self._slow_after = slow_after
         self._limit = _Limit(slow_per_second, monotonic)
         self._rng = rng
         self._root = Recorded(self, None)
         self._recording = 0
+        self._longest = SpanLimits().max_span_attribute_length
         self._lock = threading.Lock()
         #: Requests that go by before one is recorded; of hits of which nobody has decided, ``goes_by``.
         self._left = self._gap()
         self.goes_by = self._gap()
-        self.tells_from = slow_after
+        self.slow_after = self.asks_from = slow_after
 
     # -- what the engine tells ---------------------------------------------------------------------------------------
 
@@ -250,7 +256,7 @@ class Tracing:
             if here is UNDECIDED:
                 here = self._decide()
         if late := not here.sampled:
-            if end - start < self._slow_after or not self._limit.allows():
+            if end - start < self.slow_after or not self._limit.allows():
                 return
             here = self._root
         attributes: dict[str, str | float] = {
@@ -290,7 +296,7 @@ class Tracing:
             # The very duration that the metrics have, so that an exemplar stands in the bucket that counted it.
             span.otel.end(asked.began + _nanoseconds(end - start))
             return
-        why = "panic" if request.outcome == _PANIC else "slow" if end - start >= self._slow_after else None
+        why = "panic" if request.outcome == _PANIC else "slow" if end - start >= self.slow_after else None
         if why is not None and self._limit.allows():
             attributes = {"smartcache.key": request.key, **_about(request, result), "smartcache.sampled_for": why}
             self.write(REQUEST, None, end - start, attributes, error=error)
@@ -371,11 +377,11 @@ class Tracing:
             place.leave()
             otel.end()
 
-    def recording(self, more: int) -> None:
+    def record(self, more: int) -> None:
         """So many more requests and parts of requests are being recorded."""
         with self._lock:
             self._recording += more
-            self.tells_from = 0.0 if self._recording else self._slow_after
+            self.asks_from = 0.0 if self._recording else self.slow_after
 
     def write(
         self,
@@ -394,8 +400,11 @@ class Tracing:
             attributes = {**attributes, ERROR_TYPE: _type_of(error)}
             if isinstance(error, Exception):
                 status = _failed(error)
+        if (most := self._longest) is not None:
+            attributes = {name: said[:most] if isinstance(said, str) else said for name, said in attributes.items()}
         trace_id = self._ids.generate_trace_id() if parent is None else parent.trace_id
-        own = SpanContext(trace_id, self._ids.generate_span_id(), False, _SAMPLED)
+        state = None if parent is None else parent.trace_state
+        own = SpanContext(trace_id, self._ids.generate_span_id(), False, _SAMPLED, state)
         self._on_end(Told(own, parent, name, attributes, kind, status, seconds, time.time_ns(), self._resource))
 
 
@@ -407,20 +416,20 @@ class _Place:
     def __init__(self, tracing: Tracing, span: Span, context: Context | None = None) -> None:
         self.span = span
         self._tracing = tracing
-        self._before = current.get()
-        current.set(span)
+        self._before = current.set(span)
         self._context = None
         if isinstance(span, Recorded):
-            tracing.recording(1)
+            tracing.record(1)
             self._context = trace.set_span_in_context(span.otel, context)
             self._token = contexts.attach(self._context)
 
     def leave(self) -> None:
         """Go back to where it was."""
-        current.set(self._before)
+        # A task that its loop abandons ends elsewhere, where there is nothing to go back from.
+        with suppress(ValueError):
+            current.reset(self._before)
         if self._context is not None:
-            self._tracing.recording(-1)
-            # A task that its loop abandons ends elsewhere, where there is nothing to go back from.
+            self._tracing.record(-1)
             if contexts.get_current() is self._context:
                 contexts.detach(self._token)
 
@@ -472,12 +481,22 @@ def _about(request: Request, result: CacheResult[Any] | None) -> dict[str, str |
 
 
 def _type_of(error: BaseException) -> str:
-    """The class of an error; of one that only wraps what the store's client met, of that."""
-    return type(error.__cause__ or error).__qualname__
+    """The class of an error; of the store's, its own word for it, or the class of what its client met."""
+    if isinstance(error, StoreUnavailableError):
+        if error.code:
+            return error.code
+        error = error.__cause__ or error
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _failed(error: Exception) -> Status:
-    return Status(StatusCode.ERROR, redact(str(error)))
+    return Status(StatusCode.ERROR, _text(str(error)))
+
+
+def _text(text: str) -> str:
+    """What an error says, without secrets and in characters that can be sent: names of files may hold others."""
+    return redact(text).encode(errors="replace").decode()
 
 
 def _nanoseconds(seconds: float) -> int:

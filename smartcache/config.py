@@ -12,7 +12,7 @@ import msgspec
 
 from smartcache.catalogue import CATEGORIES
 from smartcache.errors import ConfigError
-from smartcache.redaction import redact, shown
+from smartcache.redaction import redact, redact_url, shown
 
 __all__ = ["CacheConfig"]
 
@@ -133,8 +133,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return f"{type(self).__name__}({fields})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        settings = [(name, getattr(self, name)) for name in self.__struct_fields__]
-        return [(name, redact(value) if isinstance(value, str) else value) for name, value in settings]
+        settings = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.redis_url is not None:
+            settings["redis_url"] = redact_url(self.redis_url)
+        return [(name, redact(value) if isinstance(value, str) else value) for name, value in settings.items()]
 
     @property
     def resets(self) -> dict[str, str]:

@@ -36,7 +36,7 @@ from smartcache.standing import Standing
 from smartcache.store import Bus, Handlers, Store, StoreUnavailableError, Tick
 from smartcache.tags import EventType, TagManager
 from smartcache.tally import Tally
-from smartcache.tracing import Tracer
+from smartcache.tracing import Tracer, current
 from smartcache.volatility import CELLS, NORMAL, PANIC, Governor, Volatility, VolatilityLimits
 from smartcache.warming import Progress, Wanted, Warmed, warm_all
 
@@ -584,8 +584,10 @@ class SmartCache:
         tracer = self.tracer
         if tracer is not None:
             left = tracer.goes_by = tracer.goes_by - 1  # here, since a call would cost more than all the rest
-            if left < 0 or end - start >= tracer.tells_from:
-                tracer.hit(entry.key, standing.zone, age, start, end)
+            if left < 0 or end - start >= tracer.asks_from:  # noqa: SIM102 - all that most hits come to
+                # While something is recorded, most hits are no part of it.
+                if left < 0 or end - start >= tracer.slow_after or current.get().sampled:
+                    tracer.hit(entry.key, standing.zone, age, start, end)
         return CacheResult(entry.value, (_FRESH["memory"], "memory", standing.life, standing.zone, age, NORMAL, False))
 
     def _trusts_memory(self, entry: Entry, now: float) -> bool:

@@ -94,6 +94,12 @@ def _about(server: Endpoint) -> dict[str, str | int]:
     return {**said, "server.address": server.host, "server.port": server.port}
 
 
+def _about_error(error: BaseException) -> dict[str, str]:
+    """What spans say about a store's error, by the same conventions."""
+    code = error.code if isinstance(error, StoreUnavailableError) else ""
+    return {"db.response.status_code": code} if code else {}
+
+
 @lru_cache(maxsize=64)
 def _digest(script: str) -> str:
     return sha1(script.encode(), usedforsecurity=False).hexdigest()
@@ -525,8 +531,12 @@ class RedisStore:
         target = self._place
         if command.startswith("EVAL"):
             about["db.stored_procedure.name"] = target = operation
-        with span.part(f"{command} {target}", about, "client"):
-            return await self._follow(operation, name, words)
+        with span.part(f"{command} {target}", about, "client") as part:
+            try:
+                return await self._follow(operation, name, words)
+            except StoreUnavailableError as error:
+                part.note(_about_error(error))
+                raise
 
     async def _follow(self, operation: str, name: str, words: Sequence[str | bytes | int]) -> Any:
         """Ask the server that has ``name``, following a cluster's redirections."""
@@ -560,13 +570,13 @@ class RedisStore:
         if not is_error(reply):
             return reply
         text = str(reply)
-        tracing.current.get().note({"db.response.status_code": text.partition(" ")[0]})
-        if text.startswith("NOSCRIPT"):
-            raise _NoScriptError
+        code = text.partition(" ")[0]
+        if code == "NOSCRIPT":
+            raise _NoScriptError(text, code)
         self._errors[operation].add()
         if text.startswith("MOVED"):
             text += " (the store is a cluster: set SMARTCACHE_REDIS_CLUSTER=true)"
-        raise StoreUnavailableError(text)
+        raise StoreUnavailableError(text, code)
 
     def _trace_reads(self, here: _Loop, readers: int) -> None:
         """Tell each traced request of this tick about the round trip that they, and the others, share."""
@@ -576,7 +586,8 @@ class RedisStore:
 
         def tell(span: tracing.Span, answer: asyncio.Future[Reading]) -> None:
             error = None if answer.cancelled() else answer.exception()
-            span.tell(f"{command} {self._place}", self._clock.monotonic() - start, about, "client", error)
+            told = about if error is None else {**about, **_about_error(error)}
+            span.tell(f"{command} {self._place}", self._clock.monotonic() - start, told, "client", error)
 
         for span, answer in traced:
             answer.add_done_callback(partial(tell, span))
@@ -707,7 +718,7 @@ class RedisStore:
         task.add_done_callback(here.tasks.discard)
 
 
-class _NoScriptError(Exception):
+class _NoScriptError(StoreUnavailableError):
     """The store does not know the script of that digest."""
 
 

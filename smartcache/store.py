@@ -15,7 +15,15 @@ __all__ = ["Begun", "Bus", "Handlers", "Lease", "Reading", "Receipt", "Store", "
 
 
 class StoreUnavailableError(Exception):
-    """The store did not answer, or answered with an error; the engine goes on without it."""
+    """The store did not answer, or answered with an error; the engine goes on without it.
+
+    Attributes:
+        code: the store's own word for its error, such as ``WRONGTYPE``; empty when it did not answer.
+    """
+
+    def __init__(self, message: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Reading(NamedTuple):

@@ -77,12 +77,13 @@ class Tracer(Protocol):
 
     Attributes:
         goes_by: how many hits go by before one is told; the engine counts it down.
-        tells_from: a hit that took so many seconds is told too. While a request is recorded that is 0, since the hit
-            may be a part of it.
+        slow_after: a hit that took so many seconds is told too.
+        asks_from: the same, but 0 while a request is recorded, since a hit may be a part of it: one that is, is told.
     """
 
     goes_by: float
-    tells_from: float
+    slow_after: float
+    asks_from: float
 
     def hit(self, key: str, zone: str | None, age: float, start: float, end: float) -> None:
         """A value that was fresh in memory has been served; what most requests do, and few of them tell.

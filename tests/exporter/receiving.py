@@ -50,7 +50,11 @@ class Receiver:
     def __init__(self) -> None:
         self.spans: list[Arrived] = []
         self.headers: list[dict[str, str]] = []
+        self.callers: list[tuple[str, int]] = []
         self.status = 200
+        self.answer = ExportTraceServiceResponse()
+        self.answers_with = {"content-type": "application/x-protobuf"}
+        self.takes = 0.0  # seconds
         self.url = ""
 
     @property
@@ -115,12 +119,15 @@ def receiving() -> Iterator[Receiver]:
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
             receiver.headers.append(dict(self.headers))
+            receiver.callers.append(self.client_address)
+            time.sleep(receiver.takes)
             status = receiver.status if self.path == "/v1/traces" else 404
             if status == 200:
                 receiver.take(body)
-            answer = ExportTraceServiceResponse().SerializeToString()
+            answer = receiver.answer.SerializeToString()
             self.send_response(status)
-            self.send_header("content-type", "application/x-protobuf")
+            for name, value in receiver.answers_with.items():
+                self.send_header(name, value)
             self.send_header("content-length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)

