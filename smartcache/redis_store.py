@@ -277,7 +277,8 @@ class RedisStore:
     ) -> Mapping[str, str] | None:
         """Versions of tags that a compute named itself; None if they may have moved since ``position``.
 
-        The versions are read first and the log after them: one that moved before has left its message there.
+        The versions are read first and the log after them: one that moved before has left its message there. The log
+        must reach up to its sequence number, read just before, since it can be lost while the number goes on.
         """
         lanes = {self._names.lane(name) for name in names}
         if not lanes <= position.keys():
@@ -285,18 +286,24 @@ class RedisStore:
         found = await self._versions(names)
         for lane in lanes:
             number, last = position[lane]
-            log = self._names.log(lane)
-            messages = await self._ask("read", log, ("XRANGE", log, b"(" + last, "+"))
-            for _, flat in messages:
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                expected = None if number is None else int(number) + 1
-                try:
-                    number, change = fields[b"n"], msgspec.json.decode(fields[b"change"], type=Change)
-                    missing = expected is not None and int(number) != expected
-                except (KeyError, ValueError, msgspec.MsgspecError):
-                    return None  # none of ours, so nobody knows what it stands in place of
-                if missing or (change.what == "tag" and protocol.tag_version(change.name) in names):
-                    return None
+            log, sequence = self._names.log(lane), self._names.sequence(lane)
+            newest, messages = await asyncio.gather(  # in one write, in this order
+                self._ask("read", sequence, ("GET", sequence)),
+                self._ask("read", log, ("XRANGE", log, b"(" + last, "+")),
+            )
+            try:
+                reached, least = int(number or -1), int(newest or -1)
+                for _, flat in messages:
+                    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                    change = msgspec.json.decode(fields[b"change"], type=Change)
+                    missing, reached = int(fields[b"n"]) != reached + 1, int(fields[b"n"])
+                    if missing or (change.what == "tag" and protocol.tag_version(change.name) in names):
+                        return None
+            except (KeyError, ValueError, msgspec.MsgspecError):
+                return None  # none of ours, so nobody knows what it stands in place of
+            # Some may have come after the number was read.
+            if reached < least or (reached > least and not messages):
+                return None
         return found
 
     async def renew(self, key: str, token: str) -> bool:

@@ -610,17 +610,17 @@ class Link:
             return None
 
         def look() -> dict[str, str] | None:
-            found = self._store._versions(names)
+            found, contents = self._store._versions(names), self._store._contents
             place, number = position
-            for message in self._store._contents.log:
+            for message in contents.log:
                 if message.place <= place:
                     continue
-                if number is not None and message.number != number + 1:
+                if number is None or message.number != number + 1:
                     return None
                 number = message.number
                 if message.change.what == "tag" and tag_version(message.change.name) in names:
                     return None
-            return found
+            return found if number == contents.sequence else None
 
         return await self._ask(look)
 

@@ -97,6 +97,9 @@ class Valkey:
     def lose_message(self) -> None:
         self._raw.incr(NAMES.sequence(0))
 
+    def lose_log(self) -> None:
+        self._raw.delete(NAMES.log(0))
+
     def snapshot(self) -> Any:
         return {key: self._raw.dump(key) for key in self._raw.keys()}  # noqa: SIM118
 
@@ -175,6 +178,9 @@ class Kit(MemoryStore):
         for link in self._links:
             link.drop_messages()
         self._change(Change("delete", "key", "of a message that is lost"), "another")
+
+    def lose_log(self) -> None:
+        self._contents.log.clear()
 
     def go_back_to(
         self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False, read_only: bool = False
@@ -472,6 +478,40 @@ async def test_versions_that_a_compute_names_late(shared: Shared, store: Store) 
     assert await store.late_versions([cup], began) == await _versions(store, [cup])
     await shared.delivered()
     assert await store.late_versions([form, cup], bus.position) == await _versions(store, [form, cup])
+
+
+@pytest.mark.parametrize("lost", ["all of it", "all but its end", "the store went back"])
+async def test_versions_named_late_are_not_known_where_the_log_says_less_than_happened(
+    shared: Shared, store: Store, lost: str
+) -> None:
+    other, form = shared.connect(), tag_version("form")
+    bus = await shared.listen(store, "me", Heard())
+    await other.change(Change("delete", "key", "key"), "another")
+    old = shared.snapshot()
+    await other.change(Change("delete", "key", "key"), "another")
+    await shared.delivered()
+    began = bus.position
+    if lost == "the store went back":
+        shared.go_back_to(old)
+    else:
+        await other.change(Change("delete", "tag", "form"), "another")
+        shared.lose_log()
+    if lost == "all but its end":
+        await other.change(Change("delete", "key", "key"), "another")
+    assert await store.late_versions([form], began) is None
+    await shared.delivered()
+    assert await store.late_versions([form], bus.position) == await _versions(store, [form]), "from here on they are"
+
+
+async def test_versions_named_late_are_not_known_since_before_the_log_had_a_number(
+    shared: Shared, store: Store
+) -> None:
+    shared.read_only = True  # so that it does not get one
+    began = (await shared.listen(store, "me", Heard())).position
+    shared.read_only = False
+    assert await store.late_versions([tag_version("form")], began) is not None, "nothing was ever said"
+    await shared.connect().change(Change("delete", "key", "key"), "another")
+    assert await store.late_versions([tag_version("form")], began) is None, "it need not be the first message"
 
 
 # -- the bus ---------------------------------------------------------------------------------------------------------
