@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any, Final
 
 import msgspec
@@ -212,12 +212,15 @@ class RedisBus:
     def _find_place(self, client: Any) -> None:
         """Begin at the logs' ends; whatever was said before is taken as missed."""
         asked = self._clock.monotonic()
-        pipeline = client.pipeline(transaction=False)
         lanes = range(self._names.lanes)
+        beginnings, pipeline = (client.pipeline(transaction=False) for _ in range(2))
         for lane in lanes:
             # A log without a number gets one, or nobody would notice that its first message came and went.
-            with suppress(redis.ResponseError):  # a store that takes no writes
-                client.set(self._names.sequence(lane), protocol.seed(), nx=True)
+            beginnings.set(self._names.sequence(lane), protocol.seed(), nx=True)
+        for answer in beginnings.execute(raise_on_error=False):
+            if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+                raise answer  # others come from a store that takes no writes
+        for lane in lanes:
             pipeline.get(self._names.sequence(lane))
             pipeline.xrevrange(self._names.log(lane), count=1)
             pipeline.get(self._names.sequence(lane))
