@@ -319,10 +319,12 @@ class RedisStore:
         if change.what == "key":
             operation = "delete" if change.do == "delete" else "write"
             commands = protocol.drop(self._names, origin, change, in_reach=not self._cluster)
-            counts = [await self._run(operation, command) for command in commands]
-            return Receipt(None, int(counts[0]))
+            answers = [await self._run(operation, command) for command in commands]
+            self._tell_bus(change, answers[-1][0])
+            return Receipt(None, int(answers[0] if self._cluster else answers[0][1]))
         command = protocol.retire(self._names, origin, change, in_reach=not self._cluster)
-        stamp, cursor, *keys = await self._run("invalidate", command)
+        number, stamp, cursor, *keys = await self._run("invalidate", command)
+        self._tell_bus(change, number)
         try:
             if change.what == "all":
                 pass
@@ -338,6 +340,10 @@ class RedisStore:
             pass  # the versions have moved, so what is left of the values is of no use to anybody
         found = frozenset(key.decode() for key in keys)
         return Receipt(found, len(found))
+
+    def _tell_bus(self, change: Change, number: bytes) -> None:
+        if self._bus is not None:
+            self._bus.acknowledged(change, number)
 
     def listen(self, origin: str, handlers: Handlers) -> RedisBus:
         """Begin to hear what other processes change; ``origin`` is this process's random name."""

@@ -100,6 +100,13 @@ class Valkey:
     def lose_log(self) -> None:
         self._raw.delete(NAMES.log(0))
 
+    def deafen(self) -> None:
+        """Let no bus read the log."""
+        self._raw.execute_command("ACL SETUSER default -xrange")
+
+    def let_hear(self) -> None:
+        self._raw.execute_command("ACL SETUSER default +xrange")
+
     def snapshot(self) -> Any:
         return {key: self._raw.dump(key) for key in self._raw.keys()}  # noqa: SIM118
 
@@ -137,6 +144,7 @@ class Valkey:
 
     async def close(self) -> None:
         self.read_only = self.full = False
+        self.let_hear()
         closing = [asyncio.ensure_future(asyncio.to_thread(bus.close)) for bus in self._buses]
         await asyncio.sleep(0.02)
         self._raw.publish(WAKE, "")
@@ -181,6 +189,14 @@ class Kit(MemoryStore):
 
     def lose_log(self) -> None:
         self._contents.log.clear()
+
+    def deafen(self) -> None:
+        for link in self._links:
+            link.hold_messages()
+
+    def let_hear(self) -> None:
+        for link in self._links:
+            link.heal()
 
     def go_back_to(
         self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False, read_only: bool = False
@@ -622,6 +638,45 @@ async def test_a_store_that_went_back_retires_what_it_holds(shared: Shared, stor
     reading = await store.read("key", VERSIONS)
     assert reading.data is not None, "it is back"
     assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("then", "whose", "queued"),
+    [(0, "", False), (0, "", True), *((then, whose, False) for then in (1, 4, 9) for whose in ("mine", "another's"))],
+)
+async def test_a_change_that_was_acknowledged_and_lost_before_anybody_heard_of_it_is_noticed_by_its_maker(
+    shared: Shared, store: Store, then: int, whose: str, queued: bool
+) -> None:
+    """However much was said since, and by whomever."""
+    heard = Heard()
+    bus = await shared.listen(store, "me", heard)
+    await store.change(Change("expire", "tag", "form"), "me")
+    await write(store)
+    carried = dict((await store.read("key", VERSIONS)).versions)
+    old = shared.snapshot()
+    await shared.delivered()
+    gaps = heard.gaps
+    shared.deafen()
+    for number in range(4):
+        change = Change("delete", "match", "7", ("btts", str(number)))
+        if queued:
+            bus.send_later(change)
+            shared.wake()
+            await shared.until(lambda: bus.queued == 0)
+        else:
+            await store.change(change, "me")
+    shared.go_back_to(old)
+    origin, maker = ("me", store) if whose == "mine" else ("another", shared.connect())
+    for _ in range(then):
+        await maker.change(Change("expire", "tag", "something else"), origin)
+    shared.let_hear()
+    await shared.delivered()
+    assert heard.gaps == gaps + 1
+    reading = await store.read("key", VERSIONS)
+    assert reading.data is not None, "it is back"
+    assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
+    await shared.delivered()
+    assert heard.gaps == gaps + 1, "once"
 
 
 async def test_a_store_that_went_back_to_before_its_log_retires_what_it_holds(shared: Shared, store: Store) -> None:
