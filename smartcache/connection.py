@@ -128,9 +128,8 @@ class _Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._watch = None
         if self._waiting:
-            due = (
-                max(self._waiting[0].asked, self._heard) + self._patience
-            )  # an answer may take longer to come than to begin
+            # An answer may take longer to come than to begin.
+            due = max(self._waiting[0].asked, self._heard) + self._patience
             if self._loop.time() >= due:
                 self.cut(TimeoutError(f"the store did not answer within {self._patience:g} s"))
             else:

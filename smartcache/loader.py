@@ -273,7 +273,7 @@ class Loader:
                 begun = found
         renewal = None
         if store is not None:
-            renewal = _Renewal(self._config.lease_seconds / 3, self._spawn, self.renew(store, request.key, token))
+            renewal = _Renewal(self._config.lease_seconds / 3, self._spawn, self._renew(store, request.key, token))
         leased = begun is not None
         try:
             began = self._clock.monotonic()
@@ -471,7 +471,7 @@ class Loader:
     def _hard_timeout(self, request: Request) -> float:
         return self._config.hard_timeout if request.hard_timeout is None else request.hard_timeout
 
-    async def renew(self, store: Store, key: str, token: str) -> None:
+    async def _renew(self, store: Store, key: str, token: str) -> None:
         """Prolong a lease, now and again, until it is lost."""
         while True:
             try:
