@@ -201,7 +201,7 @@ class RedisStore:
     @property
     def breaker_state(self) -> Literal["closed", "half_open", "open"]:
         """State of the circuit breaker; of a cluster's, the worst."""
-        states = {breaker.state for breaker in self._breakers.values()}
+        states = {breaker.state for breaker in list(self._breakers.values())}  # another thread may add one
         return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
 
     def read(self, key: str, versions: tuple[str, ...]) -> asyncio.Future[Reading]:
@@ -362,7 +362,8 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        here = self._loops.pop(asyncio.get_running_loop(), None)
+        with self._lock:
+            here = self._loops.pop(asyncio.get_running_loop(), None)
         self._last = None, _Loop()
         if here is not None:
             for task in here.tasks:
@@ -655,10 +656,10 @@ class RedisStore:
             return here
         found = self._loops.get(loop)
         if found is None:
-            with self._lock:
+            with self._lock:  # other threads have loops too, and must not find the table changing
                 for ended in [one for one in self._loops if one.is_closed()]:
                     del self._loops[ended]  # with it go its connections, which nobody can use any more
-            found = self._loops[loop] = _Loop()
+                found = self._loops[loop] = _Loop()
         self._last = loop, found
         return found
 

@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -771,6 +773,34 @@ async def test_a_lease_is_given_back_though_its_answer_was_not_waited_for(
     assert not raw.exists(lease)
     with pytest.raises(ComputeCancelledError):
         await asking
+
+
+class SlowToTell(asyncio.SelectorEventLoop):
+    """A loop that lets other threads go on whenever it is looked at, as they may at any time."""
+
+    def is_closed(self) -> bool:
+        time.sleep(0.01)
+        return super().is_closed()
+
+    def __hash__(self) -> int:
+        time.sleep(0.01)
+        return id(self)
+
+
+@pytest.mark.parametrize("what", ["come", "go"])
+def test_loops_that_come_or_go_at_the_same_time_are_not_in_each_others_way(what: str) -> None:
+    store = RedisStore(CacheConfig(redis_url="redis://127.0.0.1:1/0"), SystemClock(), CacheMetrics())
+    there, coming = ([SlowToTell() for _ in range(4)] for _ in range(2))
+    for loop in there:
+        store._here(loop)
+    with ThreadPoolExecutor(8) as threads:
+        going = [threads.submit(loop.run_until_complete, store.close()) for loop in there if what == "go"]
+        found = [*threads.map(store._here, coming)]
+        for gone in going:
+            gone.result()
+    assert [*map(store._here, coming)] == found, "each has its own for good"
+    for loop in (*there, *coming):
+        loop.close()
 
 
 def test_loops_that_ended_leave_no_connection_behind(valkey_url: str, model: Model) -> None:
