@@ -127,6 +127,7 @@ class _Loop:
         self.traced: list[tuple[tracing.Span, asyncio.Future[Reading]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.learning: asyncio.Task[Exception | None] | None = None
+        self.closed = False
 
     def forget_learning(self, task: asyncio.Task[Exception | None]) -> None:
         """The cluster has been asked who has which slot."""
@@ -366,10 +367,11 @@ class RedisStore:
             here = self._loops.pop(asyncio.get_running_loop(), None)
         self._last = None, _Loop()
         if here is not None:
-            for task in here.tasks:
-                task.cancel()
+            here.closed = True
             for node in here.nodes.values():
                 await node.close()
+            # What was being asked ends by itself now, and tells those who wait for it.
+            await asyncio.gather(*here.tasks, *filter(None, [here.learning]), return_exceptions=True)
 
     # -- what the bus says -------------------------------------------------------------------------------------------
 
@@ -625,6 +627,9 @@ class RedisStore:
         at_once: bool = False,
     ) -> None:
         """Ask a server through its breaker, and record how it went."""
+        if here.closed:
+            done(StoreUnavailableError("the cache was closed"))
+            return
         clock, breaker = self._clock, self._breaker(address)
         start = clock.monotonic()
         if not breaker.allows(start):
