@@ -14,8 +14,8 @@ import math
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -178,12 +178,25 @@ class RedisBus:
         ]
         return RedisCluster.from_url(first, startup_nodes=nodes, **patience)
 
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        client = self._connect()
+        try:
+            yield client
+        finally:
+            self._close(client)
+
+    def _close(self, client: Any) -> None:
+        if self._config.redis_cluster:  # its own close() leaves the connections to the garbage collector
+            client.disconnect_connection_pools()
+        client.close()
+
     # -- listening ---------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         while not self._stop.is_set():
             try:
-                with closing(self._connect()) as client, closing(client.pubsub()) as woken:
+                with self._connected() as client, closing(client.pubsub()) as woken:
                     # Subscribed before the log is read, so that nothing new goes by unnoticed.
                     woken.subscribe(protocol.WAKE, protocol.wake_channel(self._origin))
                     if not self._position:
@@ -347,7 +360,7 @@ class RedisBus:
                 self._wake.set()
             if self._stop.is_set():
                 if client is not None:
-                    client.close()
+                    self._close(client)
                 return
 
     def _run(self, client: Any, change: Change) -> None:
