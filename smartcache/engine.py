@@ -424,13 +424,17 @@ class SmartCache:
             await asyncio.to_thread(bus.wait_until_tried, 2 * self.config.store_connect_timeout)
 
     async def close(self) -> None:
-        """Give up background refreshes, connections and threads; a recorder that was handed in stays open."""
-        await self._loader.close()
+        """Give up computes of this loop, connections and threads; a recorder that was handed in stays open.
+
+        Who waits for such a compute gets what is held, if a failure may be answered with it, or
+        :class:`~smartcache.ComputeCancelledError`.
+        """
         bus, self._bus = self._bus, None
         if bus is not None:
             await asyncio.to_thread(bus.close)
-            # From now on nobody listens for what is said about it.
-            self._holdings.apply(EVERYTHING)
+        await self._loader.close()  # the last to use the store, to which it gives leases back
+        if bus is not None:
+            self._holdings.apply(EVERYTHING)  # from now on nobody hears what is said about it
         if self._store is not None:
             await self._store.close()
         if self._given[3] is None:
