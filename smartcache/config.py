@@ -127,6 +127,8 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise _wrong(
                 "redis_url", self.redis_url, f"a URL that starts with {', '.join(f'{s}://' for s in _SCHEMES)}"
             )
+        if self.redis_cluster and self.redis_url is None:
+            raise _wrong("redis_cluster", True, f"false, unless {PREFIX}REDIS_URL says where the cluster is")
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())

@@ -128,9 +128,8 @@ class _Connection(asyncio.Protocol):
     def _look(self) -> None:
         self._watch = None
         if self._waiting:
-            due = (
-                max(self._waiting[0].asked, self._heard) + self._patience
-            )  # an answer may take longer to come than to begin
+            # An answer may take longer to come than to begin.
+            due = max(self._waiting[0].asked, self._heard) + self._patience
             if self._loop.time() >= due:
                 self.cut(TimeoutError(f"the store did not answer within {self._patience:g} s"))
             else:
@@ -197,13 +196,15 @@ class Node:
             self._connecting = self._loop.create_task(self._connect())
 
     async def close(self) -> None:
-        """End the connection."""
+        """End the connection; whoever waits gets an error."""
+        error = ConnectionError("the connection to the store was closed here")
+        self._fail(error)  # a task that is cancelled before it began does not
         if self._connecting is not None:
             self._connecting.cancel()
             with suppress(asyncio.CancelledError):
                 await self._connecting
         if self._connection is not None:
-            self._connection.cut(ConnectionError("the connection to the store was closed here"))
+            self._connection.cut(error)
 
     def _flush(self) -> None:
         if not self._questions:
@@ -234,10 +235,13 @@ class Node:
             if self._connection is not None:
                 self._flush()
             else:
-                self._packed.clear()
-                questions, self._questions = self._questions, []
-                for _, done in questions:
-                    done(error)
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._packed.clear()
+        questions, self._questions = self._questions, []
+        for _, done in questions:
+            done(error)
 
     async def _open(self) -> _Connection:
         where = self.endpoint

@@ -30,7 +30,16 @@ from smartcache.loader import Loader
 from smartcache.memory import MemoryTier
 from smartcache.metrics import CacheMetrics
 from smartcache.protocol import Change
-from smartcache.request import Limits, MatchContext, Request, check_odds, check_tags, is_odds
+from smartcache.request import (
+    Limits,
+    MatchContext,
+    Request,
+    check_flags,
+    check_many,
+    check_odds,
+    check_tags,
+    is_odds,
+)
 from smartcache.result import CacheResult
 from smartcache.standing import Standing
 from smartcache.store import Bus, Handlers, Store, StoreUnavailableError, Tick
@@ -199,6 +208,8 @@ class SmartCache:
             TypeError, ValueError: an argument that cannot be used.
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
+        if force_refresh is not False or copy is not False:
+            check_flags(force_refresh, copy)
         request = self._request(key, compute_fn, match_context, tags, limits)
         answer = None
         entry = None if force_refresh else self._holdings.get(key)
@@ -244,6 +255,8 @@ class SmartCache:
         Raises:
             Exception: as in :meth:`get_or_load`, the first when all have ended.
         """
+        check_flags(force_refresh, copy)
+        check_many("keys", keys)
         tags, contexts, batch = check_tags(tags), match_contexts or {}, Batch(load_fn)
         asked = dict.fromkeys(keys)
         if not contexts.keys() <= asked.keys():
@@ -411,16 +424,17 @@ class SmartCache:
             await asyncio.to_thread(bus.wait_until_tried, 2 * self.config.store_connect_timeout)
 
     async def close(self) -> None:
-        """Give up background refreshes, connections and threads; the next use starts them anew.
+        """Give up computes of this loop, connections and threads; the next use starts them anew.
 
-        The recorder stays open, so that what ends later is counted too.
+        Who waits for such a compute gets what is held, if a failure may be answered with it, or
+        :class:`~smartcache.ComputeCancelledError`. The recorder stays open, so that what ends later is counted too.
         """
-        await self._loader.close()
         bus, self._bus = self._bus, None
         if bus is not None:
             await asyncio.to_thread(bus.close)
-            # From now on nobody listens for what is said about it.
-            self._holdings.apply(EVERYTHING)
+        await self._loader.close()  # the last to use the store, to which it gives leases back
+        if bus is not None:
+            self._holdings.apply(EVERYTHING)  # from now on nobody hears what is said about it
         if self._store is not None:
             await self._store.close()
 
@@ -806,6 +820,8 @@ class SmartCacheEnhanced(SmartCache):
             TypeError, ValueError: an argument that cannot be used.
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
+        if force_refresh is not False or copy is not False:
+            check_flags(force_refresh, copy)
         if not force_refresh and type(cache_key) is str:
             entry = self._holdings.get(cache_key)
             if entry is not None and (standing := entry.standing) is not None:

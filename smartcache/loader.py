@@ -91,7 +91,7 @@ class Loader:
         return now < self._rests.get(key, 0.0)
 
     async def close(self) -> None:
-        """Give up background refreshes of the running loop."""
+        """Give up the computes and background refreshes of the running loop."""
         here = asyncio.get_running_loop()
         tasks = [task for task in self._tasks.copy() if task.get_loop() is here]
         for task in tasks:
@@ -216,7 +216,11 @@ class Loader:
         def land(task: asyncio.Task[None]) -> None:
             if not flight.done:
                 flight.given_up = True
-                flight.fail(ComputeCancelledError(f"the compute of {request.key!r} was given up: its loop is ending"))
+                flight.fail(
+                    ComputeCancelledError(
+                        f"the compute of {request.key!r} was given up: the cache was closed or its loop is ending"
+                    )
+                )
             self._holdings.board.leave(request.key, flight)
 
         task = self._spawn(self._fly(flight, before, request, held, keep=keep))
@@ -257,11 +261,12 @@ class Loader:
     async def _get(self, flight: Flight[Entry], request: Request, held: Entry | None, *, keep: bool) -> Entry:
         """Get the lease, compute, and store under the versions the compute began with."""
         bus = self._bus()
-        # A store that has yet to hear of a change made here would let its old versions pass.
-        store = self._store if keep and not self.owes_the_store() else None
+        # A store that has yet to hear of a change made here would let its old versions pass. Where there is no bus the
+        # cache was closed after the question came.
+        store = self._store if keep and bus is not None and not self.owes_the_store() else None
         token = secrets.token_hex(8)
         begun = None
-        position = None if store is None or bus is None else bus.position
+        position = None if bus is None else bus.position
         if store is not None:
             try:
                 found = await self._wait_for_lease(store, flight, request, held, token)
@@ -278,7 +283,7 @@ class Loader:
                 begun = found
         renewal = None
         if store is not None:
-            renewal = _Renewal(self._config.lease_seconds / 3, self._spawn, self.renew(store, request.key, token))
+            renewal = _Renewal(self._config.lease_seconds / 3, self._spawn, self._renew(store, request.key, token))
         leased = begun is not None
         try:
             began = self._clock.monotonic()
@@ -476,7 +481,7 @@ class Loader:
     def _hard_timeout(self, request: Request) -> float:
         return self._config.hard_timeout if request.hard_timeout is None else request.hard_timeout
 
-    async def renew(self, store: Store, key: str, token: str) -> None:
+    async def _renew(self, store: Store, key: str, token: str) -> None:
         """Prolong a lease, now and again, until it is lost."""
         while True:
             try:

@@ -28,8 +28,8 @@ from smartcache.keys import escape
 
 __all__ = [
     "ALL", "CLUSTER_LANES", "NEVER", "TICKS", "TICKS_LENGTH", "WAKE", "Belonging", "Change", "Command", "Names",
-    "begin", "commit", "dependencies", "drop", "enlist", "match_version", "moved", "release", "renew", "retire",
-    "seed", "slot_of", "strike", "sweep", "tag_version", "versions", "wake_channel", "withdraw",
+    "begin", "commit", "dependencies", "drop", "enlist", "lane_of", "match_version", "moved", "release", "renew",
+    "retire", "seed", "slot_of", "strike", "sweep", "tag_version", "versions", "wake_channel", "withdraw",
 ]  # fmt: skip
 
 #: What every entry depends on; moving it retires everything.
@@ -429,7 +429,7 @@ def renew(key: str, token: str, lease_ms: int) -> Command:
 
 # -- explicit changes ------------------------------------------------------------------------------------------------
 
-# A change ends in a message to the log; its sequence number is minted in the same step.
+# A change ends in a message to the log; its sequence number is minted in the same step, and answered first of all.
 # It must not fail for good, or no later one would be delivered: what stands in the way with a wrong type is replaced.
 _ANNOUNCE: Final = """
 local function move(number, by, seed)
@@ -444,8 +444,10 @@ local function announce(log, sequence, seed, lane, origin, change)
   move(sequence, 1, seed)
   clear_unless('stream', log)
   -- Read back as text: a number would pass through a double and lose its last digits.
-  redis.call('XADD', log, 'MAXLEN', '~', 10000, '*', 'n', redis.call('GET', sequence), 'from', origin, 'change', change)
+  local number = redis.call('GET', sequence)
+  redis.call('XADD', log, 'MAXLEN', '~', 10000, '*', 'n', number, 'from', origin, 'change', change)
   redis.call('PUBLISH', 'smartcache:wake', lane)
+  return number
 end
 """
 # Where values lie in reach: drop, or look at, those of an index that were written up to the change.
@@ -486,11 +488,11 @@ for i = 4, #KEYS do
   move(KEYS[i], ARGV[3], ARGV[2])
   redis.call('PEXPIRE', KEYS[i], ARGV[4])
 end
-announce(KEYS[1], KEYS[2], ARGV[2], ARGV[6], ARGV[1], ARGV[5])
+local number = announce(KEYS[1], KEYS[2], ARGV[2], ARGV[6], ARGV[1], ARGV[5])
 local now = redis.call('TIME')
 local stamp = string.format('%010d%06d', now[1], now[2])
-if ARGV[8] == '0' then return {stamp, '0'} end
-return {stamp, unpack(sweep(KEYS[3], '0', stamp, ARGV[7], set_of(9), ARGV[8]))}
+if ARGV[8] == '0' then return {number, stamp, '0'} end
+return {number, stamp, unpack(sweep(KEYS[3], '0', stamp, ARGV[7], set_of(9), ARGV[8]))}
 """
 )
 _SWEEP_ON: Final = _SWEEP + "return sweep(KEYS[1], ARGV[1], ARGV[2], ARGV[3], set_of(5), ARGV[4])"
@@ -499,12 +501,12 @@ _SWEEP_ON: Final = _SWEEP + "return sweep(KEYS[1], ARGV[1], ARGV[2], ARGV[3], se
 def retire(names: Names, origin: str, change: Change, *, in_reach: bool) -> Command:
     """Move the versions of what changed and say so in the log.
 
-    Answers the stamp of the change; where values lie in reach also a cursor to go on with (see :func:`sweep`) and the
-    keys that were held.
+    Answers the number of the change and its stamp; where values lie in reach also a cursor to go on with (see
+    :func:`sweep`) and the keys that were held.
     """
-    owner = "" if change.what == "all" else _owner(change)
+    owner = _owner(change)
     moved_names = [ALL] if change.what == "all" else _versions_of(change)
-    lane = names.lane(owner)
+    lane = lane_of(names, change)
     markets = change.markets if change.what == "match" else ()
     return Command(
         _RETIRE,
@@ -521,7 +523,14 @@ def sweep(names: Names, change: Change, cursor: str, stamp: str) -> Command:
     return Command(_SWEEP_ON, [names.index(_owner(change))], [cursor, stamp, change.do, _AT_ONCE, *change.markets])
 
 
+def lane_of(names: Names, change: Change) -> int:
+    """The lane whose log a change is said in."""
+    return names.lane(change.name if change.what == "key" else _owner(change))
+
+
 def _owner(change: Change) -> str:
+    if change.what == "all":
+        return ""
     return f"m:{escape(change.name)}" if change.what == "match" else tag_version(change.name)
 
 
@@ -549,16 +558,19 @@ _DROP_HERE: Final = (
     + _ANNOUNCE
     + """
 local count = drop(ARGV[1])
-announce(KEYS[3], KEYS[4], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-return count
+return {announce(KEYS[3], KEYS[4], ARGV[2], ARGV[3], ARGV[4], ARGV[5]), count}
 """
 )
-_ANNOUNCE_ALONE: Final = _ANNOUNCE + "announce(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4]) return 1"
+_ANNOUNCE_ALONE: Final = _ANNOUNCE + "return {announce(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4])}"
 
 
 def drop(names: Names, origin: str, change: Change, *, in_reach: bool) -> list[Command]:
-    """Delete or expire one key; the first of the commands answers how many values there were."""
-    key, lane = change.name, names.lane(change.name)
+    """Delete or expire one key.
+
+    Where values lie in reach it is one command, which answers the number of the change and how many values there were;
+    elsewhere two, of which the first answers how many there were, and the second the number.
+    """
+    key, lane = change.name, lane_of(names, change)
     beside = [key, lease_key(key)]
     log = [names.log(lane), names.sequence(lane)]
     message: list[str | bytes | int] = [seed(), lane, origin, msgspec.json.encode(change)]

@@ -13,9 +13,9 @@ import logging
 import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -94,6 +94,10 @@ class RedisBus:
         self.connected: bool | None = None
         self._tried = threading.Event()
         self._position: dict[int, tuple[bytes | None, bytes]] = {}
+        #: Lane, number and text of changes that the store acknowledged to this process, as they come in; and by lane
+        #: those that have not been met in its log yet.
+        self._acknowledged: deque[tuple[int, int, bytes]] = deque(maxlen=_MOST_CHANGES_WAITING)
+        self._unmet: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
         # A window's worth to begin with.
         self._ticks_id = f"{int((time.time() - config.vix_window) * 1000)}-0".encode()
         self._ticks: deque[Tick] = deque(maxlen=_MOST_TICKS_WAITING)
@@ -145,6 +149,10 @@ class RedisBus:
         self._queued.set(len(self._changes))
         self._wake.set()
 
+    def acknowledged(self, change: Change, number: bytes) -> None:
+        """The store has made a change for this process and given it a number in its lane's log."""
+        self._acknowledged.append((protocol.lane_of(self._names, change), int(number), msgspec.json.encode(change)))
+
     def close(self) -> None:
         """Stop both threads; what could not be delivered is given one last try."""
         self._stop.set()
@@ -170,12 +178,25 @@ class RedisBus:
         ]
         return RedisCluster.from_url(first, startup_nodes=nodes, **patience)
 
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        client = self._connect()
+        try:
+            yield client
+        finally:
+            self._close(client)
+
+    def _close(self, client: Any) -> None:
+        if self._config.redis_cluster:  # its own close() leaves the connections to the garbage collector
+            client.disconnect_connection_pools()
+        client.close()
+
     # -- listening ---------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
         while not self._stop.is_set():
             try:
-                with closing(self._connect()) as client, closing(client.pubsub()) as woken:
+                with self._connected() as client, closing(client.pubsub()) as woken:
                     # Subscribed before the log is read, so that nothing new goes by unnoticed.
                     woken.subscribe(protocol.WAKE, protocol.wake_channel(self._origin))
                     if not self._position:
@@ -212,12 +233,15 @@ class RedisBus:
     def _find_place(self, client: Any) -> None:
         """Begin at the logs' ends; whatever was said before is taken as missed."""
         asked = self._clock.monotonic()
-        pipeline = client.pipeline(transaction=False)
         lanes = range(self._names.lanes)
+        beginnings, pipeline = (client.pipeline(transaction=False) for _ in range(2))
         for lane in lanes:
             # A log without a number gets one, or nobody would notice that its first message came and went.
-            with suppress(redis.ResponseError):  # a store that takes no writes
-                client.set(self._names.sequence(lane), protocol.seed(), nx=True)
+            beginnings.set(self._names.sequence(lane), protocol.seed(), nx=True)
+        for answer in beginnings.execute(raise_on_error=False):
+            if isinstance(answer, Exception) and not isinstance(answer, redis.ResponseError):
+                raise answer  # others come from a store that takes no writes
+        for lane in lanes:
             pipeline.get(self._names.sequence(lane))
             pipeline.xrevrange(self._names.log(lane), count=1)
             pipeline.get(self._names.sequence(lane))
@@ -235,7 +259,7 @@ class RedisBus:
 
     def _catch_up(self, client: Any) -> bool:
         """Read what is new in every log, and some of the ticks; whether there may be more."""
-        asked = self._clock.monotonic()
+        asked, acknowledged = self._clock.monotonic(), len(self._acknowledged)
         pipeline = client.pipeline(transaction=False)
         lanes = range(self._names.lanes)
         for lane in lanes:
@@ -244,9 +268,12 @@ class RedisBus:
             pipeline.xrange(self._names.log(lane), min=b"(" + self._position[lane][1], count=_MOST_AT_ONCE)
         pipeline.xrange(protocol.TICKS, min=b"(" + self._ticks_id, count=_TICKS_AT_ONCE)
         *answers, ticks = pipeline.execute()
+        for _ in range(acknowledged):  # when the store was asked, so its logs must reach as far
+            lane, number, change = self._acknowledged.popleft()
+            self._unmet[lane].setdefault(number, change)
         more = False
         for lane, sequence, messages in zip(lanes, answers[::2], answers[1::2], strict=True):
-            if self._went_back(lane, sequence, messages):
+            if went_back := self._went_back(lane, sequence, messages):
                 _log.warning("the store went back in time (an old snapshot, or a replica that lagged took over): "
                              "what it held is retired, since changes that it had acknowledged are undone")  # fmt: skip
                 try:
@@ -261,6 +288,8 @@ class RedisBus:
                 _log.warning("messages on the bus were lost; memory is dropped")
             self._gaps.add()
             self._find_place(client)
+            if went_back:
+                self._unmet.clear()
             return True
         if not more:
             self._heard_at(asked)
@@ -272,14 +301,18 @@ class RedisBus:
         return more or len(ticks) == _TICKS_AT_ONCE
 
     def _went_back(self, lane: int, sequence: bytes | None, messages: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
-        """Whether the store has forgotten numbers that were seen, or is giving them out again."""
-        seen = self._position[lane][0]
-        if not seen or not seen.isdigit():
-            return False
-        if sequence is None or (sequence.isdigit() and int(sequence) < int(seen)):
+        """Whether the store has forgotten numbers that were seen or acknowledged, or is giving them out again."""
+        position = self._position[lane][0]
+        seen = int(position) if position and position.isdigit() else -1
+        unmet = self._unmet[lane] = {number: change for number, change in self._unmet[lane].items() if number > seen}
+        known = max(unmet, default=seen)
+        if known >= 0 and (sequence is None or (sequence.isdigit() and int(sequence) < known)):
             return True
-        next_number = messages[0][1].get(b"n", b"") if messages else b""
-        return next_number.isdigit() and int(next_number) <= int(seen)
+        for _, fields in messages:
+            number, change = fields.get(b"n", b""), fields.get(b"change")
+            if number.isdigit() and (int(number) <= seen or unmet.get(int(number), change) != change):
+                return True
+        return False
 
     def _read_log(self, lane: int, sequence: bytes | None, messages: list[tuple[bytes, dict[bytes, bytes]]]) -> bool:
         """Apply a lane's new messages; whether it is certain that none is missing up to the number ``sequence``."""
@@ -327,7 +360,7 @@ class RedisBus:
                 self._wake.set()
             if self._stop.is_set():
                 if client is not None:
-                    client.close()
+                    self._close(client)
                 return
 
     def _run(self, client: Any, change: Change) -> None:
@@ -337,7 +370,8 @@ class RedisBus:
         else:
             commands = [protocol.retire(self._names, self._origin, change, in_reach=in_reach)]
         for command in commands:
-            client.eval(command.script, len(command.keys), *command.keys, *command.args)
+            answer = client.eval(command.script, len(command.keys), *command.keys, *command.args)
+        self.acknowledged(change, answer[0])
 
     def _run_or_retire(self, client: Any, change: Change) -> None:
         try:

@@ -133,6 +133,7 @@ class _Loop:
         self.traced: list[tuple[tracing.Span, asyncio.Future[Reading]]] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.learning: asyncio.Task[Exception | None] | None = None
+        self.closed = False
 
     def forget_learning(self, task: asyncio.Task[Exception | None]) -> None:
         """The cluster has been asked who has which slot."""
@@ -205,7 +206,7 @@ class RedisStore:
     @property
     def breaker_state(self) -> Literal["closed", "half_open", "open"]:
         """State of the circuit breaker; of a cluster's, the worst."""
-        states = {breaker.state for breaker in self._breakers.values()}
+        states = {breaker.state for breaker in list(self._breakers.values())}  # another thread may add one
         return "open" if "open" in states else "half_open" if "half_open" in states else "closed"
 
     def read(self, key: str, versions: tuple[str, ...]) -> asyncio.Future[Reading]:
@@ -281,7 +282,8 @@ class RedisStore:
     ) -> Mapping[str, str] | None:
         """Versions of tags that a compute named itself; None if they may have moved since ``position``.
 
-        The versions are read first and the log after them: one that moved before has left its message there.
+        The versions are read first and the log after them: one that moved before has left its message there. The log
+        must reach up to its sequence number, read just before, since it can be lost while the number goes on.
         """
         lanes = {self._names.lane(name) for name in names}
         if not lanes <= position.keys():
@@ -289,18 +291,24 @@ class RedisStore:
         found = await self._versions(names)
         for lane in lanes:
             number, last = position[lane]
-            log = self._names.log(lane)
-            messages = await self._ask("read", log, ("XRANGE", log, b"(" + last, "+"))
-            for _, flat in messages:
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
-                expected = None if number is None else int(number) + 1
-                try:
-                    number, change = fields[b"n"], msgspec.json.decode(fields[b"change"], type=Change)
-                    missing = expected is not None and int(number) != expected
-                except (KeyError, ValueError, msgspec.MsgspecError):
-                    return None  # none of ours, so nobody knows what it stands in place of
-                if missing or (change.what == "tag" and protocol.tag_version(change.name) in names):
-                    return None
+            log, sequence = self._names.log(lane), self._names.sequence(lane)
+            newest, messages = await asyncio.gather(  # in one write, in this order
+                self._ask("read", sequence, ("GET", sequence)),
+                self._ask("read", log, ("XRANGE", log, b"(" + last, "+")),
+            )
+            try:
+                reached, least = int(number or -1), int(newest or -1)
+                for _, flat in messages:
+                    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                    change = msgspec.json.decode(fields[b"change"], type=Change)
+                    missing, reached = int(fields[b"n"]) != reached + 1, int(fields[b"n"])
+                    if missing or (change.what == "tag" and protocol.tag_version(change.name) in names):
+                        return None
+            except (KeyError, ValueError, msgspec.MsgspecError):
+                return None  # none of ours, so nobody knows what it stands in place of
+            # Some may have come after the number was read.
+            if reached < least or (reached > least and not messages):
+                return None
         return found
 
     async def renew(self, key: str, token: str) -> bool:
@@ -316,10 +324,12 @@ class RedisStore:
         if change.what == "key":
             operation = "delete" if change.do == "delete" else "write"
             commands = protocol.drop(self._names, origin, change, in_reach=not self._cluster)
-            counts = [await self._run(operation, command) for command in commands]
-            return Receipt(None, int(counts[0]))
+            answers = [await self._run(operation, command) for command in commands]
+            self._tell_bus(change, answers[-1][0])
+            return Receipt(None, int(answers[0] if self._cluster else answers[0][1]))
         command = protocol.retire(self._names, origin, change, in_reach=not self._cluster)
-        stamp, cursor, *keys = await self._run("invalidate", command)
+        number, stamp, cursor, *keys = await self._run("invalidate", command)
+        self._tell_bus(change, number)
         try:
             if change.what == "all":
                 pass
@@ -335,6 +345,10 @@ class RedisStore:
             pass  # the versions have moved, so what is left of the values is of no use to anybody
         found = frozenset(key.decode() for key in keys)
         return Receipt(found, len(found))
+
+    def _tell_bus(self, change: Change, number: bytes) -> None:
+        if self._bus is not None:
+            self._bus.acknowledged(change, number)
 
     def listen(self, origin: str, handlers: Handlers) -> RedisBus:
         """Begin to hear what other processes change; ``origin`` is this process's random name."""
@@ -353,13 +367,15 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        here = self._loops.pop(asyncio.get_running_loop(), None)
+        with self._lock:
+            here = self._loops.pop(asyncio.get_running_loop(), None)
         self._last = None, _Loop()
         if here is not None:
-            for task in here.tasks:
-                task.cancel()
+            here.closed = True
             for node in here.nodes.values():
                 await node.close()
+            # What was being asked ends by itself now, and tells those who wait for it.
+            await asyncio.gather(*here.tasks, *filter(None, [here.learning]), return_exceptions=True)
 
     # -- what the bus says -------------------------------------------------------------------------------------------
 
@@ -620,6 +636,9 @@ class RedisStore:
         at_once: bool = False,
     ) -> None:
         """Ask a server through its breaker, and record how it went."""
+        if here.closed:
+            done(StoreUnavailableError("the cache was closed"))
+            return
         clock, breaker = self._clock, self._breaker(address)
         start = clock.monotonic()
         if not breaker.allows(start):
@@ -651,10 +670,10 @@ class RedisStore:
             return here
         found = self._loops.get(loop)
         if found is None:
-            with self._lock:
+            with self._lock:  # other threads have loops too, and must not find the table changing
                 for ended in [one for one in self._loops if one.is_closed()]:
                     del self._loops[ended]  # with it go its connections, which nobody can use any more
-            found = self._loops[loop] = _Loop()
+                found = self._loops[loop] = _Loop()
         self._last = loop, found
         return found
 

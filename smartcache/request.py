@@ -10,7 +10,9 @@ from smartcache import protocol
 from smartcache.golden_hour import Zone, kickoff_epoch
 from smartcache.keys import check_key
 
-__all__ = ["Limits", "MatchContext", "Request", "check_odds", "check_seconds", "check_tags"]
+__all__ = [
+    "Limits", "MatchContext", "Request", "check_flags", "check_many", "check_odds", "check_seconds", "check_tags",
+]  # fmt: skip
 
 
 class MatchContext(TypedDict, total=False):
@@ -171,9 +173,30 @@ def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
     Raises:
         TypeError, ValueError: not a collection of printable texts of 1 to 256 characters.
     """
-    if isinstance(tags, str):
-        raise TypeError(f"tags must be a collection of texts, got the text {tags!r}: write ({tags!r},)")
+    check_many("tags", tags)
     return tuple(dict.fromkeys(_name("a tag", tag) for tag in tags))
+
+
+def check_many(name: str, texts: object) -> None:
+    """Make sure that ``texts`` are not one text, whose characters would be taken for them.
+
+    Raises:
+        TypeError: a text, or bytes.
+    """
+    if isinstance(texts, str | bytes):
+        one = texts if isinstance(texts, str) else texts.decode(errors="replace")
+        raise TypeError(f"{name} must be a collection of texts, got {texts!r}: write ({one!r},)")
+
+
+def check_flags(force_refresh: object, copy: object) -> None:
+    """Make sure that both are True or False: in Python ``"no"`` is true.
+
+    Raises:
+        TypeError: something else.
+    """
+    for name, flag in (("force_refresh", force_refresh), ("copy", copy)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r}")
 
 
 def check_odds(market_key: str, odds: float) -> None:

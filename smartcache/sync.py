@@ -24,7 +24,7 @@ from smartcache import smart_cache_enhanced
 from smartcache.config import CacheConfig
 from smartcache.engine import ChangeCount, Health, InvalidationResult, MatchContext, SmartCacheEnhanced
 from smartcache.loop_thread import Call, LoopThread
-from smartcache.request import Limits
+from smartcache.request import Limits, check_flags, check_tags
 from smartcache.result import CacheResult
 from smartcache.tags import EventType
 from smartcache.warming import Progress, Wanted, Warmed, check_wanted
@@ -120,6 +120,8 @@ class SyncCache:
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
         _refuse_in_a_loop("get_or_load")
+        if force_refresh is not False or copy is not False:
+            check_flags(force_refresh, copy)
         tags = _listed(tags)
         value: V
         if not force_refresh and (quick := self._at_once(key, compute_fn, match_context, tags, limits)) is not None:
@@ -163,6 +165,7 @@ class SyncCache:
             Exception: as in :meth:`get_or_load`, the first when all have ended.
         """
         _refuse_in_a_loop("get_many")
+        check_flags(force_refresh, copy)
         keys, tags = _listed(keys), _listed(tags)
         call: Call[dict[str, V]] = Call()
         loading = self._handed_over(call, "load_fn", load_fn, limits)
@@ -200,6 +203,8 @@ class SyncCache:
             Exception: what ``compute_fn`` raised, when nothing could be served.
         """
         _refuse_in_a_loop("get_with_intelligence")
+        if force_refresh is not False or copy is not False:
+            check_flags(force_refresh, copy)
         result = None if force_refresh else self._at_once(cache_key, compute_fn, match_context)
         if result is None:
             call: Call[CacheResult[V]] = Call()
@@ -231,6 +236,8 @@ class SyncCache:
             TypeError: the function is an async one.
         """
 
+        fixed = () if callable(tags) else check_tags(tags)
+
         def decorate(function: Callable[P, V]) -> Callable[P, V]:
             if inspect.iscoroutinefunction(function):
                 raise TypeError(f"{function.__qualname__} is an async function: decorate it with the engine's cached()")
@@ -240,7 +247,7 @@ class SyncCache:
                 return self.get_or_load(
                     key(*args, **kwargs),
                     partial(function, *args, **kwargs),
-                    tags=tags(*args, **kwargs) if callable(tags) else tags,
+                    tags=tags(*args, **kwargs) if callable(tags) else fixed,
                     match_context=None if match_context is None else match_context(*args, **kwargs),
                     **limits,
                 )
@@ -387,7 +394,7 @@ class SyncCache:
 
 def _listed(names: Iterable[str]) -> Iterable[str]:
     # What is a query of the caller's is made in the caller's thread.
-    return names if isinstance(names, str | tuple) else tuple(names)
+    return names if isinstance(names, str | bytes | tuple) else tuple(names)
 
 
 def _refuse_in_a_loop(method: str) -> None:

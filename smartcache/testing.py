@@ -355,8 +355,8 @@ class MemoryStore:
             del self._contents.leases[key]
             self._wake(key)
 
-    def _change(self, change: Change, origin: str) -> Receipt:
-        """Make a change and say so in the log, in one step.
+    def _change(self, change: Change, origin: str) -> tuple[Receipt, int]:
+        """Make a change and say so in the log, in one step; what it met, and its number.
 
         Raises:
             StoreUnavailableError: nothing can be written.
@@ -375,7 +375,7 @@ class MemoryStore:
         place, before, made = next(self._places), contents.sequence, self._instant()
         contents.sequence = self._seed() if before is None else before + 1
         contents.log.append(_Message(place, before, contents.sequence, origin, change, made))
-        return receipt
+        return receipt, contents.sequence
 
     def _begin_sequence(self) -> None:
         """Give a log without a number one, so that its first message can be missed too."""
@@ -610,17 +610,17 @@ class Link:
             return None
 
         def look() -> dict[str, str] | None:
-            found = self._store._versions(names)
+            found, contents = self._store._versions(names), self._store._contents
             place, number = position
-            for message in self._store._contents.log:
+            for message in contents.log:
                 if message.place <= place:
                     continue
-                if number is not None and message.number != number + 1:
+                if number is None or message.number != number + 1:
                     return None
                 number = message.number
                 if message.change.what == "tag" and tag_version(message.change.name) in names:
                     return None
-            return found
+            return found if number == contents.sequence else None
 
         return await self._ask(look)
 
@@ -634,7 +634,10 @@ class Link:
 
     async def change(self, change: Change, origin: str) -> Receipt:
         """Make an explicit change and announce it."""
-        return await self._ask(lambda: self._store._change(change, origin))
+        receipt, number = await self._ask(lambda: self._store._change(change, origin))
+        if self.bus is not None:
+            self.bus.acknowledged(change, number)
+        return receipt
 
     def listen(self, origin: str, handlers: Handlers) -> MemoryBus:
         """Begin to hear what other engines change."""
@@ -705,6 +708,8 @@ class MemoryBus:
         self._changes: deque[Change] = deque()
         self._ticks: deque[Tick] = deque()
         self._last: Position | None = None
+        #: Changes that the store acknowledged to this engine and that it has not met in the log yet, each with when.
+        self._unmet: dict[int, tuple[Change, float]] = {}
         self._last_tick = 0
         self._told_until = -math.inf
         self._lost: set[int] = set()
@@ -732,6 +737,10 @@ class MemoryBus:
         """Make a change at the next delivery that reaches the store; changes keep their order."""
         self._changes.append(change)
 
+    def acknowledged(self, change: Change, number: int) -> None:
+        """The store has made a change for this engine and given it a number."""
+        self._unmet.setdefault(number, (change, self._store._instant()))
+
     def wait_until_tried(self, seconds: float) -> None:
         """Nothing to wait for: listening begins at once."""
 
@@ -747,8 +756,8 @@ class MemoryBus:
             return
         try:
             while self._changes:
-                self._store._change(self._changes[0], self.origin)
-                self._changes.popleft()
+                _, number = self._store._change(self._changes[0], self.origin)
+                self.acknowledged(self._changes.popleft(), number)
             while self._ticks:
                 self._store._check_room()
                 sent = _Sent(next(self._store._places), self.origin, self._ticks.popleft(), self._store._instant())
@@ -769,14 +778,16 @@ class MemoryBus:
         if self._last is not None:
             place, seen = self._last
             news = [message for message in messages if message.place > place]
-            if seen is not None and (sequence is None or sequence < seen or (news and news[0].number <= seen)):
+            if self._went_back(seen, sequence, news, until):
                 # An old snapshot, or a replica that lagged: changes that it had acknowledged are undone.
                 try:
-                    self._store._change(EVERYTHING, self.origin)
+                    _, number = self._store._change(EVERYTHING, self.origin)
                 except StoreUnavailableError:
                     self._handlers.on_gap()
                     self.connected = False
                     return
+                self._unmet = {}
+                self.acknowledged(EVERYTHING, number)
             elif self._take(self._arrived(news), sequence):
                 self._take_ticks(until)
                 self._was_heard(now - until)
@@ -789,6 +800,17 @@ class MemoryBus:
         self._last = (messages[-1].place if messages else 0), sequence
         self._handlers.on_gap()
         self._was_heard(0.0)
+
+    def _went_back(self, seen: int | None, sequence: int | None, news: Sequence[_Message], until: float) -> bool:
+        """Whether the store has forgotten numbers that were seen or acknowledged, or is giving them out again."""
+        least = -1 if seen is None else seen
+        self._unmet = {number: known for number, known in self._unmet.items() if number > least}
+        known = {number: change for number, (change, when) in self._unmet.items() if when <= until}
+        if (-1 if sequence is None else sequence) < max(known, default=least):
+            return True
+        return any(
+            message.number <= least or known.get(message.number, message.change) != message.change for message in news
+        )
 
     def _told(self, until: float) -> tuple[list[_Message], int | None]:
         """The log and its last number as they were at an instant."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import redis
 from conftest import Cluster, Model, eventually, wait_until
+from redis.connection import AbstractConnection
 
 from smartcache import CacheConfig, EventType, SmartCacheEnhanced, key_factory, protocol
 from smartcache.protocol import Names, slot_of
@@ -190,6 +191,64 @@ async def test_a_tag_named_by_the_compute_is_checked_in_its_own_lane(make: Any, 
     assert await make().get_or_load("plain", model) == {"run": 1}, "other tags do not matter"
     assert await other.delete(tags=["late"]) == 1
     assert await make().get_or_load("plain", model) == {"run": 2}
+
+
+@pytest.mark.parametrize("change", ["tag", "match", "key"])
+async def test_a_change_that_a_primary_forgot_before_anybody_heard_of_it_is_made_good(
+    make: Any, model: Model, raw: Any, cluster: Cluster, change: str
+) -> None:
+    one, other = make(), make()
+    await ready(one, other)
+    await other.get_or_load("plain", model, tags=["x"], match_context=context("7"))
+    numbers = [NAMES.sequence(lane) for lane in range(protocol.CLUSTER_LANES)]
+    before = [raw.get(number) for number in numbers]
+    with ExitStack() as deaf:
+        for server in cluster.servers:
+            client: Any = deaf.enter_context(redis.Redis(port=server.port))
+            client.execute_command("ACL SETUSER default -xrange")
+            deaf.callback(client.execute_command, "ACL SETUSER default +xrange")
+        match change:
+            case "tag":
+                assert (await one.delete(tags=["x"])).acknowledged
+            case "match":
+                assert (await one.invalidate_by_event(EventType.GK_CHANGE, "match:7"))["acknowledged"]
+            case "key":
+                assert (await one.delete("plain")).acknowledged
+        (forgetful,) = (lane for lane, number in enumerate(numbers) if raw.get(number) != before[lane])
+        raw.set(numbers[forgetful], before[forgetful])
+        raw.delete(NAMES.log(forgetful))
+        assert other._holdings.get("plain") is not None
+    await eventually(lambda: other._holdings.get("plain") is None)
+
+
+async def test_the_bus_gives_all_lanes_their_first_numbers_in_one_round_trip_to_each_primary(
+    make: Any, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[bytes] = []
+    send: Any = AbstractConnection.send_packed_command
+
+    def noted(self: Any, command: Any, **more: Any) -> Any:
+        writes.append(command if isinstance(command, bytes) else b"".join(command))
+        return send(self, command, **more)
+
+    monkeypatch.setattr(AbstractConnection, "send_packed_command", noted)
+    await ready(make())
+    assert sum(b"$3\r\nSET\r\n" in write for write in writes) == 3
+    assert all(raw.exists(NAMES.sequence(lane)) for lane in range(protocol.CLUSTER_LANES))
+
+
+async def test_the_bus_listens_though_a_primary_takes_no_writes(make: Any, raw: Any, cluster: Cluster) -> None:
+    client: Any = redis.Redis(port=cluster.servers[1].port)
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        cache = make()
+        await ready(cache)
+        numbered = [number is not None for number, _ in cache._bus.position.values()]
+        assert any(numbered), "the others take them"
+        assert not all(numbered)
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+        client.close()
 
 
 async def test_ticks_reach_every_process(make: Any) -> None:

@@ -194,12 +194,19 @@ class Engines:
     def snapshot(self) -> None:
         self.old = self.store.snapshot()
 
-    def go_back(self) -> None:
-        """The store is restarted from what was saved; somebody who has heard everything notices, and can write."""
+    def go_back(self, heard: bool) -> None:
+        """The store is restarted from what was saved; somebody notices and can write.
+
+        That is one who has ``heard`` everything, or those who made the changes that nobody may have heard of.
+        """
         if self.old is not None:
             self.store.read_only = self.store.full = False
-            self.links[0].heal()
-            self.deliver()
+            if heard or any(change.returned is None for change in self.invalidations):
+                self.links[0].heal()
+                self.deliver()
+            else:
+                for link in self.links:
+                    link.heal()
             self.store.go_back_to(self.old)
             self.deliver()
 
@@ -312,7 +319,7 @@ def story(seed: int) -> list[Any]:
         "flush": (0.3, lambda: ()),
         "lose_version": (0.5, lambda: (dice.choice(versions),)),
         "snapshot": (0.3, lambda: ()),
-        "go_back": (0.3, lambda: ()),
+        "go_back": (0.3, lambda: (dice.random() < 0.5,)),
     }
     weights = [weight for weight, _ in steps.values()]
     return [

@@ -82,6 +82,13 @@ def test_an_argument_of_another_type_is_named_with_its_setting_and_what_is_allow
         CacheConfig(**setting)
 
 
+def test_a_cluster_has_an_address() -> None:
+    with pytest.raises(
+        ConfigError, match=r"SMARTCACHE_REDIS_CLUSTER is True, .* false, unless SMARTCACHE_REDIS_URL says"
+    ):
+        CacheConfig.from_env({"SMARTCACHE_REDIS_CLUSTER": "true"})
+
+
 def test_an_unknown_setting_is_refused_and_the_known_ones_listed() -> None:
     with pytest.raises(ConfigError, match=r"SMARTCACHE_REDISURL='x'.*SMARTCACHE_REDIS_URL"):
         CacheConfig.from_env({"SMARTCACHE_REDISURL": "x"})

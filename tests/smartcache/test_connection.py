@@ -252,6 +252,30 @@ async def test_a_connection_that_ended_while_the_server_was_greeted_is_not_kept(
         await node.close()
 
 
+@pytest.mark.parametrize("connected", [False, True])
+async def test_a_question_that_has_not_gone_out_when_the_node_is_closed_fails_and_nothing_connects(
+    connected: bool,
+) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readexactly(len(GET))
+        writer.write(b"+fine\r\n")
+        await reader.read()
+
+    async with serving(serve) as port, asyncio.timeout(3):
+        node = node_at(port)
+        if connected:
+            assert await asks(node) == [b"fine"]
+        waiting = asks(node)
+        await node.close()
+        assert "closed here" in str(await waiting)
+        await asyncio.sleep(0.05)
+        assert connections == int(connected)
+
+
 async def test_too_many_questions_are_turned_away_at_once() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -398,6 +398,34 @@ async def test_other_bad_input_is_named(cache: SmartCacheEnhanced, model: Model)
         cache.update_vix_snapshot("k", 0.5)
 
 
+@pytest.mark.parametrize("flag", ["force_refresh", "copy"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+async def test_a_flag_that_is_not_true_or_false_is_named(
+    cache: SmartCacheEnhanced, model: Model, flag: str, value: Any
+) -> None:
+    given: Any = {flag: value}
+    for ask in (
+        cache.get_or_load(KEY, model, **given),
+        cache.get_with_intelligence(KEY, model, **given),
+        cache.get_many([KEY], lambda keys: model(), **given),
+    ):
+        with pytest.raises(TypeError, match=f"^{flag} must be True or False, got {value!r}$"):
+            await ask
+    assert model.runs == 0
+
+
+@pytest.mark.parametrize("given", ["abc", b"abc"])
+async def test_one_text_is_not_taken_for_many(cache: SmartCacheEnhanced, model: Model, given: Any) -> None:
+    wrong = rf"must be a collection of texts, got {given!r}: write \('abc',\)"
+    with pytest.raises(TypeError, match=f"^keys {wrong}"):
+        await cache.get_many(given, lambda keys: model())
+    for ask in (cache.get_or_load(KEY, model, tags=given), cache.expire(tags=given), cache.delete(tags=given)):
+        with pytest.raises(TypeError, match=f"^tags {wrong}"):
+            await ask
+    with pytest.raises(TypeError, match=f"^tags {wrong}"):
+        cache.cached(key=lambda: KEY, tags=given)
+
+
 async def test_ttl_and_windows_set_by_the_caller(cache: SmartCacheEnhanced, clock: VirtualClock, model: Model) -> None:
     await cache.get_or_load(KEY, model, ttl=5, stale_for=2)
     clock.advance(4)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,8 +15,11 @@ from hypothesis import strategies as st
 
 from smartcache.entry import Entry
 from smartcache.eviction import Queue
+from smartcache.flight import Flight
+from smartcache.holdings import Holdings
 from smartcache.memory import MemoryTier
 from smartcache.protocol import Change
+from smartcache.request import Request
 
 
 def retire(tier: MemoryTier, match: str) -> set[str]:
@@ -383,3 +388,86 @@ def test_books_hold_with_readers_and_writers_in_threads() -> None:
     assert len(tier) <= 50
     assert tier.bytes_held <= 500
     assert_consistent(tier)
+
+
+def test_a_key_can_be_put_while_room_is_made_and_its_match_is_retired() -> None:
+    """The entry that leaves may be the one that is being replaced, and what is retired the one that is coming."""
+    tier = MemoryTier(3, 30)
+
+    def put(chance: random.Random) -> None:
+        for _ in range(3_000):
+            tier.put(entry("same", chance.randrange(1, 31), str(chance.randrange(2)), "btts"))
+            tier.get("same")
+
+    def make_room(chance: random.Random) -> None:
+        for number in range(3_000):
+            tier.put(entry(f"k{number % 5}", chance.randrange(1, 31), "0", "btts"))
+            match chance.randrange(20):
+                case 0:
+                    tier.clear()
+                case 1 | 2:
+                    retire(tier, "0")
+                case 3 | 4 | 5:
+                    tier.drop("same")
+
+    def check() -> None:
+        with tier.lock:
+            assert_consistent(tier)
+            assert len(tier) <= 3
+            assert tier.bytes_held <= 30
+
+    works = [partial(work, random.Random(seed)) for seed, work in enumerate([put, put, make_room])]
+    in_threads(works, beside=check)
+    check()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tier: tier.put(entry("same")),
+        lambda tier: tier.drop("same"),
+        lambda tier: tier.clear(),
+        lambda tier: tier.concerned(Change("delete", "all")),
+    ],
+    ids=["put", "drop", "clear", "concerned"],
+)
+def test_a_change_waits_for_the_one_before_it(change: Callable[[MemoryTier], object]) -> None:
+    tier = MemoryTier(10, 100)
+    tier.put(entry("same"))
+    with ThreadPoolExecutor(1) as threads:
+        with tier.lock:
+            waiting = threads.submit(change, tier)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.05)
+        waiting.result(10)
+    assert_consistent(tier)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize(
+    "change", [Change("delete", "key", "same"), Change("delete", "match", "7", ("btts",)), Change("delete", "all")]
+)
+def test_what_is_being_put_when_its_match_is_retired_is_retired_too(change: Change, computed: bool) -> None:
+    begun = threading.Event()
+
+    class Slow(MemoryTier):
+        def put(self, entry: Entry) -> None:
+            begun.set()
+            time.sleep(0.05)  # so that the change comes while it is put
+            super().put(entry)
+
+    holdings = Holdings(Slow(10, 100))
+    old = Entry("same", "old", born=0.0, size=1, match_id="7", market="btts")
+    loop = asyncio.new_event_loop()
+    flight: Flight[Entry] = Flight(loop, Request("same", asyncio.Event().wait, 0))
+    loop.close()
+    with ThreadPoolExecutor(1) as threads:
+        putting = (
+            threads.submit(holdings.keep, old, flight)
+            if computed
+            else threads.submit(holdings.take_in, old, holdings.epoch)
+        )
+        assert begun.wait(10)
+        holdings.apply(change)
+        putting.result(10)
+    assert holdings.get("same") is None

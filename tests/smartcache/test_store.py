@@ -8,8 +8,10 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -603,6 +605,34 @@ async def test_a_store_that_went_back_in_time_is_retired_whole(model: Model, tmp
         await cache.close()
 
 
+async def test_a_change_that_a_crash_of_the_store_undid_before_anybody_heard_of_it_is_made_good(
+    model: Model, tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    maker, other = (SmartCacheEnhanced(CacheConfig(redis_url=url, store_connect_timeout=0.2)) for _ in range(2))
+    server = ValkeyServer(port=port, data_dir=tmp_path, save="")
+    server.start()
+    with redis.Redis(port=port) as client:
+        raw: Any = client
+        await ready(maker, other)
+        await maker.delete("something")
+        await other.get_or_load("key", model, tags=["x"])
+        for bus in (maker._bus, other._bus):
+            await eventually(lambda bus=bus: bus.position[0][0] == raw.get(NAMES.sequence(0)))  # type: ignore[misc]
+        raw.save()
+        raw.execute_command("ACL SETUSER default -xrange")  # so that nobody hears of what comes now
+        assert (await maker.delete(tags=["x"])).acknowledged
+        server.terminate()
+    with server, redis.Redis(port=port) as raw:
+        assert raw.exists("key"), "what was deleted is back"
+        await eventually(lambda: maker.metrics.snapshot().samples["smartcache_bus_gaps_total"][()] > 0)
+        await eventually(lambda: other._holdings.get("key") is None)
+        for cache in (other, maker, SmartCacheEnhanced(CacheConfig(redis_url=url, memory_entries=0))):
+            assert await cache.get_or_load("key", model) == {"run": 2}, "and is not served again"
+            await cache.close()
+
+
 async def test_a_version_outlives_the_entries_that_carry_it(make_cache: Any, model: Model, raw: redis.Redis) -> None:
     week = timedelta(days=7)
     await make_cache().get_or_load("long", model, ttl=week, stale_if_error_for=week, tags=["x"])
@@ -774,6 +804,34 @@ async def test_a_lease_is_given_back_though_its_answer_was_not_waited_for(
     assert not raw.exists(lease)
     with pytest.raises(ComputeCancelledError):
         await asking
+
+
+class SlowToTell(asyncio.SelectorEventLoop):
+    """A loop that lets other threads go on whenever it is looked at, as they may at any time."""
+
+    def is_closed(self) -> bool:
+        time.sleep(0.01)
+        return super().is_closed()
+
+    def __hash__(self) -> int:
+        time.sleep(0.01)
+        return id(self)
+
+
+@pytest.mark.parametrize("what", ["come", "go"])
+def test_loops_that_come_or_go_at_the_same_time_are_not_in_each_others_way(what: str) -> None:
+    store = RedisStore(CacheConfig(redis_url="redis://127.0.0.1:1/0"), SystemClock(), CacheMetrics())
+    there, coming = ([SlowToTell() for _ in range(4)] for _ in range(2))
+    for loop in there:
+        store._here(loop)
+    with ThreadPoolExecutor(8) as threads:
+        going = [threads.submit(loop.run_until_complete, store.close()) for loop in there if what == "go"]
+        found = [*threads.map(store._here, coming)]
+        for gone in going:
+            gone.result()
+    assert [*map(store._here, coming)] == found, "each has its own for good"
+    for loop in (*there, *coming):
+        loop.close()
 
 
 def test_loops_that_ended_leave_no_connection_behind(valkey_url: str, model: Model) -> None:

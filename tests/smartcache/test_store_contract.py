@@ -97,6 +97,16 @@ class Valkey:
     def lose_message(self) -> None:
         self._raw.incr(NAMES.sequence(0))
 
+    def lose_log(self) -> None:
+        self._raw.delete(NAMES.log(0))
+
+    def deafen(self) -> None:
+        """Let no bus read the log."""
+        self._raw.execute_command("ACL SETUSER default -xrange")
+
+    def let_hear(self) -> None:
+        self._raw.execute_command("ACL SETUSER default +xrange")
+
     def snapshot(self) -> Any:
         return {key: self._raw.dump(key) for key in self._raw.keys()}  # noqa: SIM118
 
@@ -134,6 +144,7 @@ class Valkey:
 
     async def close(self) -> None:
         self.read_only = self.full = False
+        self.let_hear()
         closing = [asyncio.ensure_future(asyncio.to_thread(bus.close)) for bus in self._buses]
         await asyncio.sleep(0.02)
         self._raw.publish(WAKE, "")
@@ -175,6 +186,17 @@ class Kit(MemoryStore):
         for link in self._links:
             link.drop_messages()
         self._change(Change("delete", "key", "of a message that is lost"), "another")
+
+    def lose_log(self) -> None:
+        self._contents.log.clear()
+
+    def deafen(self) -> None:
+        for link in self._links:
+            link.hold_messages()
+
+    def let_hear(self) -> None:
+        for link in self._links:
+            link.heal()
 
     def go_back_to(
         self, snapshot: Any, then: Sequence[Change] = (), flushed: bool = False, read_only: bool = False
@@ -474,6 +496,40 @@ async def test_versions_that_a_compute_names_late(shared: Shared, store: Store) 
     assert await store.late_versions([form, cup], bus.position) == await _versions(store, [form, cup])
 
 
+@pytest.mark.parametrize("lost", ["all of it", "all but its end", "the store went back"])
+async def test_versions_named_late_are_not_known_where_the_log_says_less_than_happened(
+    shared: Shared, store: Store, lost: str
+) -> None:
+    other, form = shared.connect(), tag_version("form")
+    bus = await shared.listen(store, "me", Heard())
+    await other.change(Change("delete", "key", "key"), "another")
+    old = shared.snapshot()
+    await other.change(Change("delete", "key", "key"), "another")
+    await shared.delivered()
+    began = bus.position
+    if lost == "the store went back":
+        shared.go_back_to(old)
+    else:
+        await other.change(Change("delete", "tag", "form"), "another")
+        shared.lose_log()
+    if lost == "all but its end":
+        await other.change(Change("delete", "key", "key"), "another")
+    assert await store.late_versions([form], began) is None
+    await shared.delivered()
+    assert await store.late_versions([form], bus.position) == await _versions(store, [form]), "from here on they are"
+
+
+async def test_versions_named_late_are_not_known_since_before_the_log_had_a_number(
+    shared: Shared, store: Store
+) -> None:
+    shared.read_only = True  # so that it does not get one
+    began = (await shared.listen(store, "me", Heard())).position
+    shared.read_only = False
+    assert await store.late_versions([tag_version("form")], began) is not None, "nothing was ever said"
+    await shared.connect().change(Change("delete", "key", "key"), "another")
+    assert await store.late_versions([tag_version("form")], began) is None, "it need not be the first message"
+
+
 # -- the bus ---------------------------------------------------------------------------------------------------------
 
 
@@ -582,6 +638,45 @@ async def test_a_store_that_went_back_retires_what_it_holds(shared: Shared, stor
     reading = await store.read("key", VERSIONS)
     assert reading.data is not None, "it is back"
     assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("then", "whose", "queued"),
+    [(0, "", False), (0, "", True), *((then, whose, False) for then in (1, 4, 9) for whose in ("mine", "another's"))],
+)
+async def test_a_change_that_was_acknowledged_and_lost_before_anybody_heard_of_it_is_noticed_by_its_maker(
+    shared: Shared, store: Store, then: int, whose: str, queued: bool
+) -> None:
+    """However much was said since, and by whomever."""
+    heard = Heard()
+    bus = await shared.listen(store, "me", heard)
+    await store.change(Change("expire", "tag", "form"), "me")
+    await write(store)
+    carried = dict((await store.read("key", VERSIONS)).versions)
+    old = shared.snapshot()
+    await shared.delivered()
+    gaps = heard.gaps
+    shared.deafen()
+    for number in range(4):
+        change = Change("delete", "match", "7", ("btts", str(number)))
+        if queued:
+            bus.send_later(change)
+            shared.wake()
+            await shared.until(lambda: bus.queued == 0)
+        else:
+            await store.change(change, "me")
+    shared.go_back_to(old)
+    origin, maker = ("me", store) if whose == "mine" else ("another", shared.connect())
+    for _ in range(then):
+        await maker.change(Change("expire", "tag", "something else"), origin)
+    shared.let_hear()
+    await shared.delivered()
+    assert heard.gaps == gaps + 1
+    reading = await store.read("key", VERSIONS)
+    assert reading.data is not None, "it is back"
+    assert moved({name: str(number) for name, number in carried.items()}, reading.versions) == "gone"
+    await shared.delivered()
+    assert heard.gaps == gaps + 1, "once"
 
 
 async def test_a_store_that_went_back_to_before_its_log_retires_what_it_holds(shared: Shared, store: Store) -> None:

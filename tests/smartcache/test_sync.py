@@ -285,6 +285,37 @@ def test_arguments_that_cannot_be_used_are_named(sync: SyncCache) -> None:
         SyncCache(workers=0)
 
 
+@pytest.mark.parametrize("flag", ["force_refresh", "copy"])
+@pytest.mark.parametrize("value", ["no", 0, None])
+def test_a_flag_that_is_not_true_or_false_is_named(sync: SyncCache, flag: str, value: Any) -> None:
+    given: Any = {flag: value}
+    for held in (False, True):
+        for ask in (
+            lambda: sync.get_or_load(KEY, int, **given),
+            lambda: sync.get_with_intelligence(KEY, int, **given),
+            lambda: sync.get_many([KEY], lambda keys: {KEY: 0}, **given),
+        ):
+            with pytest.raises(TypeError, match=f"^{flag} must be True or False, got {value!r}$"):
+                ask()
+        if not held:
+            sync.get_or_load(KEY, int)
+
+
+@pytest.mark.parametrize("given", ["abc", b"abc"])
+def test_one_text_is_not_taken_for_many(sync: SyncCache, given: Any) -> None:
+    wrong = rf"must be a collection of texts, got {given!r}: write \('abc',\)"
+    with pytest.raises(TypeError, match=f"^keys {wrong}"):
+        sync.get_many(given, lambda keys: dict.fromkeys(keys, 0))
+    for ask in (
+        lambda: sync.get_or_load(KEY, int, tags=given),
+        lambda: sync.expire(tags=given),
+        lambda: sync.delete(tags=given),
+        lambda: sync.cached(key=lambda: KEY, tags=given),
+    ):
+        with pytest.raises(TypeError, match=f"^tags {wrong}"):
+            ask()
+
+
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
@@ -560,6 +591,12 @@ def test_the_decorator_holds_results_by_arguments(sync: SyncCache) -> None:
     assert [raised(3), raised(3), raised(3, power=3), raised(4)] == [9, 9, 27, 16]
     assert calls == [(3, 2), (3, 3), (4, 2)]
     assert (raised.__name__, raised.__doc__) == ("raised", "A power.")
+
+
+def test_the_decorator_gives_every_value_the_tags_of_a_generator(sync: SyncCache) -> None:
+    note = sync.cached(key=lambda name: name, tags=(tag for tag in ["x"]))(lambda name: name)
+    assert [note(name) for name in "ab"] == ["a", "b"]
+    assert sync.delete(tags=["x"]) == 2
 
 
 def test_the_decorator_gives_tags_and_context_from_the_arguments(sync: SyncCache, clock: VirtualClock) -> None:
