@@ -396,8 +396,8 @@ class SmartCache:
 
     async def invalidate_all(self) -> ChangeCount:
         """Retire everything, everywhere. Returns how many values this process held."""
-        met, acknowledged = await self._change(EVERYTHING)
         self._tally.full_invalidations.add()
+        met, acknowledged = await self._change(EVERYTHING)
         self._tally.keys_deleted.add(met)
         return ChangeCount(met, acknowledged)
 
@@ -708,6 +708,10 @@ class SmartCache:
                 receipt = await self._store.change(change, self._origin)
             except StoreUnavailableError:
                 receipt = None
+            except asyncio.CancelledError:
+                if bus is not None:
+                    bus.send_later(change)  # it holds here, so it must elsewhere; twice does no harm
+                raise
         if receipt is None and bus is not None:
             bus.send_later(change)
         # What was read from the store before the change may have been taken in meanwhile.
@@ -880,11 +884,12 @@ class SmartCacheEnhanced(SmartCache):
         """
         markets = self.tag_manager.affected_by(event_type)
         match_id = match_id_of(match_key)
-        retired, acknowledged = await self._change(Change("delete", "match", match_id, markets), str(event_type))
         total = len(self.tag_manager.markets)
+        # Counted before anything is awaited: it takes hold, though its caller gives up.
         self._tally.surgical_invalidations.add()
         self._tally.markets_affected.add(len(markets))
         self._tally.markets_preserved.add(total - len(markets))
+        retired, acknowledged = await self._change(Change("delete", "match", match_id, markets), str(event_type))
         self._tally.keys_deleted.add(retired)
         decision = self.tag_manager.get_affected_markets(event_type)
         return InvalidationResult(

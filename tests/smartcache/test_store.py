@@ -121,6 +121,25 @@ async def test_an_event_reaches_the_memory_of_another_process(make_cache: Any, m
     assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+async def test_an_invalidation_whose_caller_gives_up_reaches_the_others_and_is_counted(
+    make_cache: Any, model: Model, turns: int
+) -> None:
+    one, other = make_cache(), make_cache()
+    await ready(other)
+    await other.get_with_intelligence(KEY, model, context())
+    given_up = asyncio.create_task(one.invalidate_by_event(EventType.GK_CHANGE, "match:7"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    await eventually(lambda: other._holdings.get(KEY) is None, 2)
+    assert (await other.get_with_intelligence(KEY, model, context())).value == {"run": 2}
+    stats = one.metrics.get_stats()
+    assert stats["surgical_invalidation"] == 1
+    assert stats["markets_affected_logical"] + stats["markets_preserved"] == 12
+
+
 async def test_delete_expire_and_invalidate_all_reach_the_others(make_cache: Any, model: Model) -> None:
     one, other = make_cache(), make_cache()
     await ready(one, other)
