@@ -64,6 +64,8 @@ _ON_ERROR: Final = {"memory": _OUTCOME["error_memory"], "store": _OUTCOME["error
 _ABSENT: Final = _OUTCOME["absent"]
 _TOO_STALE: Final = _OUTCOME["too_stale"]
 _NO_CONTEXT: Final[MatchContext] = {}
+#: Seconds between two looks at a mode that is not normal.
+_MODE_LOOKED_AT_EVERY: Final = 15.0
 #: Seconds by which the clocks of two processes may differ.
 _CLOCKS_DIFFER_BY: Final = 5.0
 
@@ -141,6 +143,7 @@ class SmartCache:
     _loader: Loader
     _origin: str
     _mode_shown: str
+    _watching: asyncio.AbstractEventLoop | None
     _time: Callable[[], float]
     _monotonic: Callable[[], float]
 
@@ -670,7 +673,19 @@ class SmartCache:
         if mode != self._mode_shown:
             self._mode_shown = mode
             self._tally.governor.set(mode)
+        if mode != "normal":
+            self._watch_mode()
         return mode
+
+    def _watch_mode(self) -> None:
+        """See to it that the mode is shown as it is though nobody asks any more: an idle process calms down too."""
+        if self._watching is not None and not self._watching.is_closed():
+            return
+        try:
+            self._watching = loop = asyncio.get_running_loop()
+        except RuntimeError:  # the next request looks
+            return
+        loop.call_later(_MODE_LOOKED_AT_EVERY, _look_at_mode, weakref.ref(self))
 
     # -- changes, here and from the bus ------------------------------------------------------------------------------
 
@@ -788,6 +803,7 @@ class SmartCache:
         self.volatility.renew_lock()
         self._tally.memory(0, 0)
         self._mode_shown = self.governor.mode
+        self._watching = None
         self._tally.governor.set(self._mode_shown)
 
     def _after_fork_in_child(self) -> None:
@@ -900,6 +916,13 @@ class SmartCacheEnhanced(SmartCache):
             reasoning=decision["reasoning"],
             acknowledged=acknowledged,
         )
+
+
+def _look_at_mode(of: weakref.ref[SmartCache]) -> None:
+    if (cache := of()) is not None:
+        cache._watching = None
+        if cache._mode() != "normal":
+            cache._watch_mode()
 
 
 def _redis_store(config: CacheConfig, clock: Clock, metrics: CacheMetrics) -> Store:

@@ -608,6 +608,32 @@ async def test_the_governor_calms_down_without_evaluations(clock: VirtualClock, 
     assert cache.metrics.snapshot().samples["smartcache_governor_mode"][("normal",)] == 1
 
 
+def test_the_mode_is_shown_as_it_is_though_nobody_asks_any_more(
+    clock: VirtualClock, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartcache.engine._MODE_LOOKED_AT_EVERY", 0.01)
+    cache = SmartCacheEnhanced(CacheConfig(governor_evaluations=20), clock=clock, rng=lambda: 0.0)
+
+    def shown() -> str:
+        modes = cache.metrics.snapshot().samples["smartcache_governor_mode"]
+        (mode,) = [mode for (mode,), processes in modes.items() if processes]
+        return mode
+
+    async def ask() -> None:
+        await cache.get_with_intelligence(KEY, model)
+        assert shown() == "circuit_open"
+
+    async def ask_and_wait() -> None:
+        await ask()
+        clock.advance(4 * 3600)
+        await eventually(lambda: shown() == "normal")
+
+    for _ in range(200):
+        cache.governor.record(True, clock.monotonic())
+    asyncio.run(ask())  # a loop that ends and watches no more
+    asyncio.run(ask_and_wait())
+
+
 async def test_a_failure_shared_by_many_keeps_its_traceback_short(cache: SmartCacheEnhanced, model: Model) -> None:
     model.error = RuntimeError("model is down")
     results = await asyncio.gather(*(cache.get_or_load(KEY, model) for _ in range(200)), return_exceptions=True)
