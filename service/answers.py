@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from smartcache import CacheStrategy, ResultMetadata
+from smartcache import ResultMetadata
 
 __all__ = ["NO_STORE", "Answer", "RequestError", "cache_headers"]
 
@@ -36,6 +37,11 @@ class Answer(Response):
         self.background = None
         self.body = content if isinstance(content, bytes) else _encode(content)
         self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body)), *headers]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 class RequestError(Exception):
@@ -70,31 +76,30 @@ def cache_headers(metadata: ResultMetadata, most: int) -> list[Header]:
         metadata: the engine's account of the answer.
         most: cap of either, in seconds.
     """
-    headers = [
-        (b"cache-status", _cache_status(metadata).encode()),
-        (b"age", b"%d" % max(0, metadata.age)),
-    ]
-    if metadata.vix_status != "normal" or metadata.zone == "match_started":
-        return [*headers, NO_STORE]
-    fresh = max(0, metadata.expires_in)
-    stale = max(0, metadata.stale_for - fresh)
-    lifetime = b"max-age=%d, stale-while-revalidate=%d" % (min(most, fresh), min(most, stale))
-    return [*headers, (b"cache-control", lifetime)]
+    lifetime = NO_STORE
+    if metadata.vix_status == "normal" and metadata.zone != "match_started":
+        fresh = max(0, metadata.expires_in)
+        stale = max(0, metadata.stale_for - fresh)
+        lifetime = (
+            b"cache-control",
+            b"max-age=%d, stale-while-revalidate=%d" % (min(most, fresh), min(most, stale)),
+        )
+    return [(b"cache-status", _cache_status(metadata)), (b"age", b"%d" % max(0, metadata.age)), lifetime]
 
 
 #: Why a request went past the cache, in the words of RFC 9211.
 _FORWARDED: Final = {
-    "absent": "fwd=miss; stored",
-    "too_stale": "fwd=stale; stored",
-    "bypass_started": "fwd=bypass; detail=started",
-    "bypass_panic": "fwd=bypass; detail=panic",
-    "bypass_forced": "fwd=request; detail=forced",
+    "absent": b"fwd=miss; stored",
+    "too_stale": b"fwd=stale; stored",
+    "bypass_started": b"fwd=bypass; detail=started",
+    "bypass_panic": b"fwd=bypass; detail=panic",
+    "bypass_forced": b"fwd=request; detail=forced",
 }
 
 
-def _cache_status(metadata: ResultMetadata) -> str:
-    if metadata.strategy in (CacheStrategy.SERVE_FRESH, CacheStrategy.SERVE_STALE):
+def _cache_status(metadata: ResultMetadata) -> bytes:
+    if metadata.tier != "none":
         # Negative once stale; rounded down, so that a value about to expire never claims a second more.
-        return f"smartcache; hit; ttl={metadata.expires_in // 1:.0f}; detail={metadata.tier}"
+        return b"smartcache; hit; ttl=%d; detail=%b" % (metadata.expires_in // 1, metadata.tier.encode())
     why = _FORWARDED[metadata.outcome]
-    return f"smartcache; {why}; collapsed" if metadata.coalesced else f"smartcache; {why}"
+    return b"smartcache; %b; collapsed" % why if metadata.coalesced else b"smartcache; %b" % why

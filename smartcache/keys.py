@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["KeyFactory", "check_key", "escape", "key_factory", "match_id_of"]
@@ -19,7 +20,12 @@ def escape(part: object) -> str:
     Raises:
         ValueError: empty.
     """
-    text = str(part)
+    return _escaped(str(part))
+
+
+# The same few parts come with every request.
+@lru_cache(maxsize=4096)
+def _escaped(text: str) -> str:
     if not text:
         raise ValueError("a part of a key is empty: every part must name something")
     return _UNSAFE.sub(lambda found: "".join(f"%{byte:02X}" for byte in found.group().encode()), text)
@@ -56,6 +62,11 @@ def match_id_of(match_key: str | int) -> str:
     return match_id
 
 
+@lru_cache(maxsize=64)
+def _head(*parts: str) -> str:
+    return ":".join(map(escape, parts))
+
+
 @dataclass(frozen=True, slots=True)
 class KeyFactory:
     """Makes keys of the form ``app:environment:version:namespace:{m_match}:variant``.
@@ -72,9 +83,10 @@ class KeyFactory:
 
     def key(self, namespace: str, match_id: str | int, *variant: str | int) -> str:
         """A key in ``namespace`` for a match; ``variant`` parts follow in order."""
-        parts = [self.app, self.environment, self.version, namespace]
-        tail = [f"{{m_{escape(match_id)}}}", *(escape(part) for part in variant)]
-        return ":".join([*(escape(part) for part in parts), *tail])
+        key = f"{_head(self.app, self.environment, self.version, namespace)}:{{m_{escape(match_id)}}}"
+        for part in variant:
+            key = f"{key}:{escape(part)}"
+        return key
 
     def prediction(self, match_id: str | int, market: str) -> str:
         """The key of a match's prediction for one market."""
