@@ -9,7 +9,7 @@ from typing import Final
 from service.clock import ReplayClock
 from service.fixtures import Fixtures, Match
 from service.model import Model
-from service.odds import HORIZON, PricePath, Tick, match_paths
+from service.odds import HORIZON, PricePath, match_paths
 
 __all__ = ["LEANS_ON", "PriceBook"]
 
@@ -58,15 +58,15 @@ class PriceBook:
             return {}
         now = self._clock.time()
         return {
-            path.market_key: tick.odds
+            path.market_key: odds
             for path in self._paths_of(match, now)
-            if path.market == priced and (tick := self._current(path, now))
+            if path.market == priced and (odds := self._current(path, now))
         }
 
     def selection_odds(self, match: Match) -> dict[str, float]:
         """Current decimal odds of all priced selections, by ``market:selection``."""
         now = self._clock.time()
-        return {path.selection: tick.odds for path in self._paths_of(match, now) if (tick := self._current(path, now))}
+        return {path.selection: odds for path in self._paths_of(match, now) if (odds := self._current(path, now))}
 
     def changes(self, after: float, until: float) -> list[tuple[float, str, float]]:
         """Drawn changes later than ``after`` and not later than ``until`` (epoch seconds), oldest first.
@@ -93,8 +93,9 @@ class PriceBook:
     def _forget_started(self, now: float) -> None:
         self._paths = {match_id: paths for match_id, paths in self._paths.items() if paths[0].kickoff > now}
 
-    def _current(self, path: PricePath, now: float) -> Tick | None:
+    def _current(self, path: PricePath, now: float) -> float | None:
+        """The newest odds; None while there are none."""
         drawn, newest = path.at(now), self._newest(path.market_key)
-        if newest and (drawn is None or newest[0] >= drawn.instant):
-            return Tick(*newest)
-        return drawn
+        if newest and (drawn is None or newest[0] >= path.instants[drawn]):
+            return newest[1]
+        return None if drawn is None else path.odds[drawn]

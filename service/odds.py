@@ -100,10 +100,10 @@ class PricePath:
     instants: Sequence[float]
     odds: Sequence[float]
 
-    def at(self, instant: float) -> Tick | None:
-        """The last change at or before ``instant`` (epoch seconds); None before the first."""
-        index = bisect_right(self.instants, instant) - 1
-        return Tick(self.instants[index], self.odds[index]) if index >= 0 else None
+    def at(self, instant: float) -> int | None:
+        """Which change was the last at or before ``instant`` (epoch seconds); None before the first."""
+        changes = bisect_right(self.instants, instant)
+        return changes - 1 if changes else None
 
     def between(self, after: float, until: float) -> Iterator[Tick]:
         """Changes later than ``after`` and not later than ``until``, in order."""

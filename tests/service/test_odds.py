@@ -26,9 +26,9 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def price(path: PricePath, instant: float) -> float:
-    tick = path.at(instant)
-    assert tick is not None
-    return tick.odds
+    change = path.at(instant)
+    assert change is not None
+    return path.odds[change]
 
 
 def test_the_ladder_is_the_exchanges() -> None:
