@@ -162,7 +162,7 @@ class MetricsFiles:
         except FileNotFoundError:
             return None
         except TROUBLE as error:  # one file must not cost the others their page
-            counts = "counts with what it last said" if file.decoder is not None else "was never read and counts nothing"
+            counts = "counts nothing" if file.decoder is None else "counts with what it last said"
             self._say(file.path.name, f"{file.path} cannot be read and {counts}", error)
             return "unreadable"
         self._troubles.pop(file.path.name, None)
