@@ -14,6 +14,7 @@ from alerts.bounds import (
     MINIMUM_REQUESTS,
     STORE_ERRORS_PER_SECOND,
     STORE_MEMORY_RATIO,
+    WORKER_RESTARTS,
     BurnRate,
 )
 from alerts.links import Links
@@ -266,6 +267,15 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             "15s",
             "The prediction service does not answer",
             f"For {_GAUGE} no scrape of a target of job {{{{ $labels.job }}}} has succeeded.",
+        ),
+        Alert(
+            "SmartCacheWorkersDying", "critical", "service",
+            # By worker: however many there are, a release replaces each once.
+            f'max by (job) (changes(process_start_time_seconds{{job="service"}}[10m])) > {WORKER_RESTARTS}',
+            "15s",
+            "Workers of the service die again and again",
+            "A worker was replaced {{ $value }} times within 10m. Each time its connections break and its memory is lost; "
+            "what is refused meanwhile is no server error and no alert on availability counts it.",
         ),
     ),
     "exporter": (

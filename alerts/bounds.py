@@ -20,6 +20,7 @@ __all__ = [
     "SCRAPE_SECONDS",
     "STORE_ERRORS_PER_SECOND",
     "STORE_MEMORY_RATIO",
+    "WORKER_RESTARTS",
     "BurnRate",
 ]  # fmt: skip
 
@@ -41,6 +42,8 @@ COMPUTE_ERROR_RATIO: Final = 0.05
 STORE_ERRORS_PER_SECOND: Final = 0.1
 #: Share of the store's memory limit. Beyond the limit it evicts entries and version counters, or refuses writes.
 STORE_MEMORY_RATIO: Final = 0.9
+#: Times within 10 minutes that a worker may be replaced: a release, its withdrawal, and one mishap.
+WORKER_RESTARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

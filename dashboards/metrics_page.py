@@ -45,8 +45,8 @@ def page() -> str:
             "## Series",
             "",
             "What the exporter shows. Counters and histograms of several processes are added up; how gauges are "
-            "combined stands beside them. Label values in italics come from configuration, and what lies outside is "
-            "counted under `other`.",
+            "combined stands beside them. Label values in italics come from configuration; what lies outside is "
+            "counted under `other`, and what has no such thing under `none`.",
             "",
             *_families(),
             "## Recording rules",

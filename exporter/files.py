@@ -3,7 +3,8 @@
 Every process that records keeps one file there (:mod:`smartcache.metrics` writes it), and what ended ones counted is
 folded into one more (:mod:`exporter.ended`). What was read once stays counted, whatever becomes of the file: a sum that
 shrank would look like a restart to Prometheus, and turn ten requests a second into thousands. A file that cannot be
-read, and has not been since this reader began, may have counted on pages of an earlier one: then no sum is known.
+read, and has not been since this reader began, may have counted on pages of an earlier one: then no sum is known. One
+that came when every part was known counted on none, and costs only itself.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class MetricsFiles:
         self._ended_signature: tuple[int, ...] = ()
         self._lost: list[Samples] = []
         self._listed = False
+        self._complete = False
+        self._came_later: set[str] = set()
         self._troubles: dict[str, str] = {}
         self._exemplars: Exemplars = {}
         self._lock = threading.Lock()
@@ -98,15 +101,20 @@ class MetricsFiles:
             count: dict[State, int] = {"live": 0, "dead": 0, "unreadable": 0}
             complete = self._listed and (self._ended is not None or ended.NAME not in self._troubles)
             self.to_fold = False
-            for name, file in self._files.items():
+            for name, file in [*self._files.items()]:
                 if state := states[name]:
                     count[state] += 1
-                    complete &= file.decoder is not None or file.foreign or not is_name(name)
+                    complete &= (
+                        file.decoder is not None or file.foreign or name in self._came_later or not is_name(name)
+                    )
                     self.to_fold |= state == "dead" and file.decoder is not None and file.decoder.familiar
+                elif file.decoder is None:
+                    del self._files[name]  # never read, and gone
             if self._ended is not None:
                 parts.append(self._ended.samples)
                 count["dead"] += self._ended.folded
             snapshot = add_up(parts)
+            self._complete = complete
             if complete and self.windows.is_due(now := self._clock.time()):
                 self.windows.turn(now, totals(snapshot.samples))
             # Prometheus takes no exemplar older than the last it had.
@@ -142,6 +150,9 @@ class MetricsFiles:
         self._troubles.pop("list", None)
         for name in set(names).difference(self._files, folded):
             self._files[name] = File(self.directory / name, self._layouts)
+            if self._complete:
+                self._came_later.add(name)
+        self._came_later.intersection_update(self._files)
         return 0
 
     def _read(self, file: File) -> State | None:
@@ -151,7 +162,8 @@ class MetricsFiles:
         except FileNotFoundError:
             return None
         except TROUBLE as error:  # one file must not cost the others their page
-            self._say(file.path.name, f"{file.path} cannot be read and counts with what it last said", error)
+            counts = "counts nothing" if file.decoder is None else "counts with what it last said"
+            self._say(file.path.name, f"{file.path} cannot be read and {counts}", error)
             return "unreadable"
         self._troubles.pop(file.path.name, None)
         return state

@@ -303,6 +303,26 @@ def test_a_file_that_no_process_can_have_named_costs_only_itself(tmp_path: Path)
     assert summed(page, "smartcache_requests_total") == 3
 
 
+def test_a_file_that_comes_spoilt_blinds_no_exporter_that_knew_all_before(tmp_path: Path) -> None:
+    scraper = Scraper(tmp_path)
+    with Writer(tmp_path) as writer:
+        writer.record(3)
+        assert summed(scraper.scrape(), "smartcache_requests_total") == 3
+        (tmp_path / new_name()).touch()
+        for total in (5, 7):
+            writer.record(2)
+            page = scraper.scrape()
+            assert states(page) == (1, 0, 1)
+            assert value(page, "smartcache_exporter_up") == 0
+            assert summed(page, "smartcache_requests_total") == total
+        scraper.exporter_restarts()
+        assert "smartcache_requests_total" not in {name for name, _ in scraper.scrape()}
+        writer.record(2)
+        late = tmp_path / new_name()
+        late.touch()
+        assert "smartcache_requests_total" not in {name for name, _ in scraper.scrape()}
+
+
 @pytest.mark.parametrize("missing", ["what was folded", "the directory"])
 def test_an_exporter_that_restarts_while_a_part_cannot_be_read_shows_no_sum_that_fell(
     tmp_path: Path, missing: str
@@ -329,6 +349,21 @@ def test_an_exporter_that_restarts_while_a_part_cannot_be_read_shows_no_sum_that
         (part.rmdir if part.is_dir() else part.unlink)()
         aside.rename(part)
         assert summed(scraper.scrape(), "smartcache_requests_total") == 7
+
+
+def test_a_file_that_was_never_read_and_is_gone_is_forgotten(tmp_path: Path) -> None:
+    directory = folder_made(tmp_path / "metrics")
+    scraper = Scraper(directory)
+    garbage = directory / new_name()
+    garbage.touch()
+    assert states(scraper.scrape()) == (0, 0, 1)
+    garbage.unlink()
+    assert states(scraper.scrape()) == (0, 0, 0)
+    directory.rmdir()
+    directory.touch()
+    page = scraper.scrape()
+    assert states(page) == (0, 0, 0)
+    assert value(page, "smartcache_exporter_scrape_errors") == 2, "the folder, and what was folded"
 
 
 def test_files_without_the_suffix_are_not_read(tmp_path: Path) -> None:
