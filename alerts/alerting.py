@@ -274,8 +274,8 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             f'max by (job) (changes(process_start_time_seconds{{job="service"}}[10m])) > {WORKER_RESTARTS}',
             "15s",
             "Workers of the service die again and again",
-            "A worker was replaced {{ $value }} times within 10m. Each time its connections break and its memory is lost; "
-            "what is refused meanwhile is no server error and no alert on availability counts it.",
+            "A worker was replaced {{ $value }} times within 10m. Each time its connections break and its memory is "
+            "lost; what is refused meanwhile is no server error and no alert on availability counts it.",
         ),
     ),
     "exporter": (
