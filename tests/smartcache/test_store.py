@@ -159,6 +159,24 @@ async def test_the_bus_lag_is_shown_while_somebody_listens(make_cache: Any) -> N
     assert () not in cache.metrics.snapshot().samples.get(lag, {})
 
 
+async def test_what_the_bus_asks_of_the_store_is_timed_and_what_fails_is_an_error(tmp_path: Path) -> None:
+    port = free_port()
+
+    def bus(family: str) -> Any:
+        return cache.metrics.snapshot().samples[family]["bus",]
+
+    with ValkeyServer(port=port, data_dir=tmp_path):
+        cache = SmartCacheEnhanced(CacheConfig(redis_url=f"redis://127.0.0.1:{port}/0", store_connect_timeout=0.2))
+        await ready(cache)
+        await eventually(lambda: sum(bus("smartcache_store_operation_duration_seconds").counts) > 1)
+        assert bus("smartcache_store_errors_total") == 0
+    await eventually(lambda: bus("smartcache_store_errors_total") > 0)
+    await cache.close()
+    after = bus("smartcache_store_errors_total")
+    await asyncio.sleep(1)
+    assert bus("smartcache_store_errors_total") == after, "a closed bus fails no more"
+
+
 async def test_a_tick_reaches_every_process(make_cache: Any) -> None:
     one, other = make_cache(), make_cache()
     await ready(one, other)
