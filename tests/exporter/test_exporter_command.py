@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_read_is_said_on_standard_error(tmp_path: Path) ->
         read(port, "/metrics")
         exporter.terminate()
         _, stderr = exporter.communicate(timeout=30)
-    assert "garbage.metrics cannot be read and counts with what it last said" in stderr
+    assert "garbage.metrics cannot be read and counts nothing" in stderr
 
 
 def test_a_second_exporter_does_not_share_the_port(tmp_path: Path) -> None:
