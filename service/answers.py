@@ -34,7 +34,6 @@ class Answer(Response):
 
     def __init__(self, content: object, code: int = 200, headers: Iterable[Header] = (NO_STORE,)) -> None:
         self.status_code = code
-        self.background = None
         self.body = content if isinstance(content, bytes) else _encode(content)
         self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body)), *headers]
 

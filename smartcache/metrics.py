@@ -394,7 +394,6 @@ class CacheMetrics:
             except OSError as error:
                 _warn(f"the metrics file {str(self._path)!r} was taken away and cannot be made anew ({error})")
                 return
-            _warn(f"the metrics file {str(self._path)!r} was taken away, and was made anew with all that it held")
             self._ints, self._floats = memory.cast("q"), memory.cast("d")
             self._recorder.bind(self._ints, self._floats, self.layout, self._clock.monotonic())
             for handle in [*self._handles.values()]:
@@ -406,6 +405,8 @@ class CacheMetrics:
             for cell in range(counts, self.layout.sums):
                 self._floats[cell] += old[1][cell] - floats[cell]
             close()
+            # The last: where warnings are errors, all is in its place before it is raised.
+            _warn(f"the metrics file {str(self._path)!r} was taken away, and was made anew with all that it held")
 
     def _map(self, path: Path, content: bytes = b"") -> memoryview:
         """A new file with these cells, by default with none counted; it is complete when it appears.

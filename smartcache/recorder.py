@@ -35,7 +35,7 @@ class Recorder:
     bucket and sum, the age at serve. :mod:`smartcache.layout` says why the histogram's count is right even then.
 
     Args:
-        on_time: called before a request counts that is the first in its slot of the minute, or since :meth:`set_alarm`.
+        on_time: called before a request counts that is the first in a slot of the minute, or at or after the alarm.
 
     Attributes:
         rate: share of requests that the latency histogram counts.
